@@ -1,0 +1,157 @@
+"""What a document's content is, whether both stores can hold it, and the hash that says who wrote it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from decimal import Decimal
+from typing import Any, NoReturn
+
+import rfc8785
+
+from core.errors import DocumentRefusedError
+
+Document = dict[str, Any]
+"""A JSON object as Python's json module reads it."""
+
+ENVELOPE = "crossfeed"
+"""The one property of a document that is ours."""
+
+SYSTEM_PROPERTIES = frozenset({"_rid", "_self", "_etag", "_attachments", "_ts", "_lsn", "_metadata"})
+MAX_DOCUMENT_BYTES = 2 * 1024 * 1024
+ENVELOPE_BYTES = 1024
+"""Room kept below Cosmos DB's 2 MB for our own property and the system properties."""
+
+_MAX_EXACT = 2**53
+_HASH_SCHEME = "1"
+
+
+def content_of(document: Document) -> Document:
+    """Return the user's own part of a document: without system properties and without ours."""
+    return {key: value for key, value in document.items() if key not in SYSTEM_PROPERTIES and key != ENVELOPE}
+
+
+def content_hash(document: Document) -> str:
+    """Hash the content of a document: scheme 1 is BLAKE2b-128 over RFC 8785 canonical JSON.
+
+    System properties, `id` and Crossfeed's own property are not covered.
+
+    Raises:
+        DocumentRefusedError: the content has no canonical form (see `check_content`).
+
+    """
+    content = content_of(document)
+    content.pop("id", None)
+    try:
+        canonical = rfc8785.dumps(_doubles(content))
+    except (rfc8785.CanonicalizationError, UnicodeEncodeError, RecursionError) as error:
+        msg = f"the document has no canonical form: {error}"
+        raise DocumentRefusedError(msg) from error
+    return f"{_HASH_SCHEME}:{hashlib.blake2b(canonical, digest_size=16).hexdigest()}"
+
+
+def _doubles(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    """Turn integers beyond 2^53 into the double that every JSON reader makes of them; others stay what they are."""
+    match value:
+        case dict():
+            return {key: _doubles(item) for key, item in value.items()}
+        case list():
+            return [_doubles(item) for item in value]
+        case bool():
+            return value
+        case int() if not -_MAX_EXACT < value < _MAX_EXACT:
+            return _as_double(value, "$")
+        case _:
+            return value
+
+
+def check_content(document: Document) -> None:
+    """Refuse what one of the two stores cannot hold, before either of them sees it.
+
+    Raises:
+        DocumentRefusedError: a number that a JSON double cannot hold exactly, NaN or an infinity, a NUL
+            character or half a surrogate pair in a text or a property name, a value that is not JSON,
+            or a document over 2 MB. The message names the place as a JSON path.
+
+    """
+    _check(document, "$")
+    size = len(json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode())
+    if size > MAX_DOCUMENT_BYTES - ENVELOPE_BYTES:
+        msg = (
+            f"the document has {size} bytes; Cosmos DB takes 2 MB ({MAX_DOCUMENT_BYTES} bytes),"
+            f" of which Crossfeed needs {ENVELOPE_BYTES}"
+        )
+        raise DocumentRefusedError(msg)
+
+
+def _check(value: Any, path: str) -> None:  # noqa: ANN401 - any JSON value
+    match value:
+        case str():
+            _check_text(value, path)
+        case None | bool():
+            pass
+        case int():
+            _as_double(value, path)
+        case float():
+            if not math.isfinite(value):
+                _refuse(path, f"{value} is not a JSON number")
+        case dict():
+            for key, item in value.items():
+                if not isinstance(key, str):
+                    _refuse(path, f"a property name must be a string, not {type(key).__name__}")
+                _check_text(key, path)
+                _check(item, f"{path}.{key}")
+        case list():
+            for index, item in enumerate(value):
+                _check(item, f"{path}[{index}]")
+        case _:
+            _refuse(path, f"{type(value).__name__} is not a JSON value")
+
+
+def _check_text(text: str, path: str) -> None:
+    if "\0" in text:
+        _refuse(path, "a NUL character, which Postgres cannot store")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            _refuse(path, "half of a surrogate pair, which is not text")
+
+
+def _as_double(value: int, path: str) -> float:
+    try:
+        double = float(value)
+    except OverflowError:
+        double = math.inf
+    if not math.isfinite(double) or int(double) != value:
+        _refuse(path, "an integer that a JSON double cannot hold exactly")
+    return double
+
+
+def load_exact(text: str | bytes) -> Any:  # noqa: ANN401 - any JSON value
+    """Read JSON that Postgres wrote, refusing numbers that a JSON double cannot hold.
+
+    Raises:
+        DocumentRefusedError: a number with more digits than a double keeps (written by raw SQL into a numeric or JSONB).
+
+    """
+    return json.loads(text, parse_float=_exact_float, parse_int=_exact_int, parse_constant=_exact_float)
+
+
+def _exact_float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value) or Decimal(repr(value)) != Decimal(text):
+        _refuse("$", "a number that a JSON double cannot hold exactly")
+    return value
+
+
+def _exact_int(text: str) -> int:
+    value = int(text)
+    _as_double(value, "$")
+    return value
+
+
+def _refuse(path: str, why: str) -> NoReturn:
+    msg = f"the document cannot be stored in both stores: at {path}: {why}"
+    raise DocumentRefusedError(msg)

@@ -1,0 +1,45 @@
+"""The base of domain entities: a pydantic model that keeps properties it does not know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict, PrivateAttr
+
+if TYPE_CHECKING:
+    from core.identity import Identity
+    from core.stamp import Stamp
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a repository remembers of the state it read, for optimistic concurrency."""
+
+    identity: Identity
+    stamp: Stamp
+    etag: str | None
+
+
+class Entity(BaseModel):
+    """One aggregate: `id` is text and never reshaped; unknown properties of the stored document survive.
+
+    Fields are populated by name in code and by alias from documents. Give the model an `alias_generator` where the
+    stored documents are PascalCase or camelCase.
+    """
+
+    model_config = ConfigDict(extra="allow", validate_by_name=True, validate_by_alias=True)
+
+    id: str
+
+    _loaded: Loaded | None = PrivateAttr(default=None)
+
+
+def loaded(entity: Entity) -> Loaded | None:
+    """Return what the repository that read `entity` remembered, or None for a new one."""
+    return entity._loaded  # noqa: SLF001 - the entity's own package
+
+
+def mark_loaded(entity: Entity, state: Loaded | None) -> None:
+    """Remember the state that was read or written last."""
+    entity._loaded = state  # noqa: SLF001 - the entity's own package

@@ -1,0 +1,115 @@
+"""Our one property of a document: its stamp, who wrote it, and whether that can be believed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+from core.content import ENVELOPE, Document, content_hash, content_of
+from core.errors import DocumentRefusedError
+from core.stamp import Stamp
+
+
+class Origin(StrEnum):
+    """Which store was primary when the document was written."""
+
+    POSTGRES = "postgres"
+    COSMOS = "cosmos"
+
+
+@dataclass(frozen=True, slots=True)
+class Ours:
+    """A document written by Crossfeed and not touched since: the hash verifies, so the stamp may be trusted."""
+
+    stamp: Stamp
+    origin: Origin
+    deleted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """A document written by somebody else: no envelope, a malformed one, or content that is not what was hashed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Internal:
+    """One of Crossfeed's own documents (a watermark, a canary); never an entity."""
+
+    kind: str
+    epoch: int
+
+
+Author = Ours | Foreign | Internal
+FOREIGN: Final = Foreign()
+
+
+def author_of(document: Document) -> Author:
+    """Say who wrote a document, recomputing its hash; never trusts an envelope that does not verify."""
+    envelope = document.get(ENVELOPE)
+    if not isinstance(envelope, dict):
+        return FOREIGN
+    epoch, version = envelope.get("epoch"), envelope.get("version")
+    if not _is_count(epoch):
+        return FOREIGN
+    kind = envelope.get("kind")
+    if isinstance(kind, str) and kind:
+        return Internal(kind, epoch)
+    origin = envelope.get("origin")
+    if not _is_count(version) or origin not in {o.value for o in Origin}:
+        return FOREIGN
+    try:
+        verified = envelope.get("hash") == content_hash(document)
+    except DocumentRefusedError:
+        return FOREIGN
+    if not verified:
+        return FOREIGN
+    return Ours(Stamp(epoch, version), Origin(origin), deleted=envelope.get("deleted") is True)
+
+
+def _is_count(value: Any) -> bool:  # noqa: ANN401 - any JSON value
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def claimed_version(document: Document) -> int:
+    """Return the version that a document claims, verified or not, else 0: what its next writer must exceed."""
+    envelope = document.get(ENVELOPE)
+    version = envelope.get("version") if isinstance(envelope, dict) else None
+    return version if _is_count(version) and isinstance(version, int) else 0
+
+
+def is_deleted(document: Document) -> bool:
+    """Whether a document is a tombstone by its own word (readers must not show it)."""
+    envelope = document.get(ENVELOPE)
+    return isinstance(envelope, dict) and envelope.get("deleted") is True
+
+
+def is_internal(document: Document) -> bool:
+    """Whether a document is one of Crossfeed's own (readers must not show it)."""
+    envelope = document.get(ENVELOPE)
+    return isinstance(envelope, dict) and bool(envelope.get("kind"))
+
+
+def stamped(content: Document, stamp: Stamp, origin: Origin, *, deleted: bool = False) -> Document:
+    """Return the document to store: the content plus our property.
+
+    Raises:
+        DocumentRefusedError: the content has no canonical form.
+
+    """
+    document = content_of(content)
+    envelope: dict[str, Any] = {
+        "epoch": stamp.epoch,
+        "version": stamp.version,
+        "hash": content_hash(document),
+        "origin": origin.value,
+    }
+    if deleted:
+        envelope["deleted"] = True
+    document[ENVELOPE] = envelope
+    return document
+
+
+def internal_document(kind: str, epoch: int, content: Document) -> Document:
+    """Return one of Crossfeed's own documents (watermark, canary) of this epoch."""
+    return {**content, ENVELOPE: {"kind": kind, "epoch": epoch}}

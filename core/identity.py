@@ -1,0 +1,96 @@
+"""The identity of a document, (entity type, partition key, id), in one spelling that both stores agree on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from core.errors import DocumentRefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+KeyPart = str | int | float | bool | None
+"""What Cosmos DB accepts as one level of a partition key."""
+
+MAX_ID_BYTES = 1023
+MAX_PARTITION_KEY_BYTES = 2048
+_FORBIDDEN_IN_ID = frozenset("/\\?#")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Identity:
+    """The key of a document. `partition_key` is a JSON array as text, `["acc-1"]`: one string for every kind of key.
+
+    The same text is made by the SQL function `crossfeed.key_part`, so it may be compared, hashed and locked on.
+    """
+
+    entity: str
+    partition_key: str
+    id: str
+
+    @classmethod
+    def of(cls, entity: str, parts: Sequence[KeyPart], id_: str) -> Identity:
+        """Spell the identity of `entity` with these partition key parts (outermost level first)."""
+        return cls(entity, key_text(parts), id_)
+
+    @property
+    def parts(self) -> list[KeyPart]:
+        """The partition key's levels as the values that the Cosmos SDK takes."""
+        parts: list[KeyPart] = json.loads(self.partition_key)
+        return parts
+
+    def __str__(self) -> str:
+        return f"{self.entity} {self.partition_key} {self.id!r}"
+
+
+def key_text(parts: Sequence[KeyPart]) -> str:
+    """Spell a partition key as a JSON array without spaces; equal numbers have equal texts (`1`, `1.0`, `1e0`)."""
+    return "[" + ",".join(map(_part_text, parts)) + "]"
+
+
+def _part_text(part: KeyPart) -> str:
+    if isinstance(part, bool) or part is None:
+        return json.dumps(part)
+    if isinstance(part, str):
+        return json.dumps(part, ensure_ascii=False)
+    number = Decimal(repr(part))
+    if not number.is_finite():
+        msg = f"a partition key cannot be {part}"
+        raise DocumentRefusedError(msg)
+    text = format(number, "f")
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text
+
+
+def check_id(value: object) -> str:
+    """Return `value` if both stores can hold it as a document id.
+
+    Raises:
+        DocumentRefusedError: not a string, empty, longer than 1,023 bytes of UTF-8, or with one of `/ \\ ? #` or NUL.
+
+    """
+    if not isinstance(value, str):
+        msg = f"the id must be a string, not {type(value).__name__}"
+        raise DocumentRefusedError(msg)
+    if not value:
+        msg = "the id is empty"
+        raise DocumentRefusedError(msg)
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError as error:
+        msg = "the id holds half of a surrogate pair, which is not text"
+        raise DocumentRefusedError(msg) from error
+    if size > MAX_ID_BYTES:
+        msg = f"the id has {size} bytes; Cosmos DB takes at most {MAX_ID_BYTES}"
+        raise DocumentRefusedError(msg)
+    if bad := sorted(_FORBIDDEN_IN_ID.intersection(value)):
+        msg = f"the id holds {' '.join(bad)}, which Cosmos DB refuses"
+        raise DocumentRefusedError(msg)
+    if "\0" in value:
+        msg = "the id holds a NUL character, which Postgres cannot store"
+        raise DocumentRefusedError(msg)
+    return value

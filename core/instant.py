@@ -1,0 +1,87 @@
+"""Points in time that keep the spelling of their document: Cosmos DB holds text with seven digits, Postgres six."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic_core import core_schema
+
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler
+
+_FRACTION = re.compile(r"\.(\d{6})\d+")
+
+
+class Instant(datetime):
+    """A timezone-aware datetime that remembers how a document spelled it.
+
+    Read from a document it is spelled back to the letter (seven digits, no offset, another offset). Made by code it
+    is spelled in UTC with seven digits (`2026-01-31T08:00:00.0000000Z`), so that text order in Cosmos DB is time order.
+    Digits beyond the microsecond are cut, never rounded: `9999-12-31T23:59:59.9999999` stays in its year.
+    A text without an offset counts as UTC. Comparison and arithmetic are those of datetime.
+    """
+
+    _text: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read an ISO 8601 date and time.
+
+        Raises:
+            ValueError: the text is not one.
+
+        """
+        moment = datetime.fromisoformat(_FRACTION.sub(r".\1", text))
+        self = cls.at(moment)
+        self._text = text
+        return self
+
+    @classmethod
+    def at(cls, moment: datetime) -> Self:
+        """Take over a datetime; a naive one counts as UTC."""
+        if isinstance(moment, cls):
+            return moment
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        self = cls.combine(moment.date(), moment.timetz())
+        self._text = None
+        return self
+
+    @property
+    def text(self) -> str:
+        """The spelling in a document."""
+        return self._text if self._text is not None else spell(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __copy__(self) -> Self:
+        return self
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: type[Any], handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        """Validate from text or datetime, serialize as the remembered spelling."""
+        return core_schema.no_info_plain_validator_function(
+            cls._validate, serialization=core_schema.plain_serializer_function_ser_schema(_text_of)
+        )
+
+    @classmethod
+    def _validate(cls, value: object) -> Self:
+        if isinstance(value, str):
+            return cls.parse(value)
+        if isinstance(value, datetime):
+            return cls.at(value)
+        msg = "expected an ISO 8601 text or a datetime"
+        raise ValueError(msg)
+
+
+def _text_of(value: Instant) -> str:
+    return value.text
+
+
+def spell(moment: datetime) -> str:
+    """Spell a datetime the way new documents do: UTC, seven digits, `Z`."""
+    utc = moment.astimezone(UTC)
+    return f"{utc:%Y-%m-%dT%H:%M:%S}.{utc.microsecond:06d}0Z".rjust(28, "0")

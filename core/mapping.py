@@ -1,0 +1,365 @@
+"""Says how one entity lives in both stores: model, table, container and partition key."""
+
+from __future__ import annotations
+
+import hashlib
+import typing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import sqlalchemy as sa
+from pydantic import BaseModel
+
+from core.content import Document, check_content
+from core.entity import Entity
+from core.errors import DocumentRefusedError, MappingError
+from core.identity import MAX_PARTITION_KEY_BYTES, Identity, KeyPart, check_id
+from core.projection import EXTRA_COLUMN, SPELLING_COLUMN, Projection, Row, respell, same_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+T = TypeVar("T", bound=Entity)
+
+MAX_KEY_LEVELS = 3
+RESERVED_ID_PREFIX = "crossfeed-"
+"""Ids that start so belong to Crossfeed's own documents in user containers."""
+
+
+@dataclass(frozen=True)
+class ChildTable:
+    """A table whose rows are items of a list property of an aggregate; a write to it is a write to its root.
+
+    Args:
+        field: the model's field, a `list` of a pydantic model.
+        table: the child's table; columns named like the item's fields are filled from it.
+        parent: the child's columns that hold the root's key columns, in the order of the mapping's `key_columns`.
+        position: the integer column that holds the place in the list, from 0.
+
+    """
+
+    field: str
+    table: sa.Table
+    parent: tuple[str, ...]
+    position: str
+
+
+class EntityMapping(Generic[T]):
+    """The mapping of one aggregate to one table and one container.
+
+    Args:
+        model: the entity's class.
+        table: its SQLAlchemy table, with a primary key or unique constraint on exactly (partition key columns, id).
+        container: the name of its Cosmos DB container.
+        partition_key: the container's partition key path, `/accountId`; a tuple of up to three for hierarchical keys.
+        name: the entity type in messages, tombstones and dead letters; the class name unless given.
+        key_columns: the columns that hold the partition key's levels; found by the path unless given.
+        body: the JSONB column for properties that have no column of their own; Crossfeed adds one unless given.
+        children: tables of the aggregate below the root.
+        unique_keys: the container's unique key paths, filled uniquely in tombstones.
+
+    Raises:
+        MappingError: something does not fit; the message names the mapping, the place and the cure.
+
+    """
+
+    def __init__(  # noqa: PLR0913 - one keyword per fact of a mapping
+        self,
+        model: type[T],
+        *,
+        table: sa.Table,
+        container: str,
+        partition_key: str | tuple[str, ...],
+        name: str | None = None,
+        key_columns: tuple[str, ...] | None = None,
+        body: str = EXTRA_COLUMN,
+        children: Sequence[ChildTable] = (),
+        unique_keys: Sequence[str] = (),
+    ) -> None:
+        self.model = model
+        self.table = table
+        self.container = container
+        self.name = name or model.__name__
+        self.paths = (partition_key,) if isinstance(partition_key, str) else tuple(partition_key)
+        self.unique_keys = tuple(unique_keys)
+        self.children = tuple(children)
+        self.projection = Projection(model, table, body)
+        self._path_segments = [self._segments(path) for path in self.paths]
+        self.key_columns = key_columns or tuple(self._key_column(path) for path in self.paths)
+        self.child_projections = {child.field: self._child_projection(child) for child in self.children}
+        self._check()
+
+    @property
+    def identity_columns(self) -> tuple[str, ...]:
+        """The columns that are the identity: partition key levels, then `id`, each once."""
+        return tuple(dict.fromkeys((*self.key_columns, "id")))
+
+    @property
+    def written_columns(self) -> list[str]:
+        """The columns that a guarded write fills, without stamps: the model's, the key's and the rest's."""
+        names = dict.fromkeys((*self.projection.column_names, *self.key_columns))
+        return [name for name in names if name not in self.table.columns or self.table.columns[name].computed is None]
+
+    # -- documents and entities
+
+    def document(self, entity: T) -> Document:
+        """Return the entity's content as its stored document, checked for both stores.
+
+        Raises:
+            DocumentRefusedError: one of the stores cannot hold it.
+
+        """
+        document = entity.model_dump(mode="json", by_alias=True, warnings="error")
+        self.check(document)
+        return document
+
+    def entity(self, document: Document) -> T:
+        """Read an entity from its content (no system properties, none of ours).
+
+        Raises:
+            DocumentRefusedError: the document does not fit the model.
+
+        """
+        return typing.cast("T", self.projection.parse(document))
+
+    def check(self, document: Document) -> None:
+        """Refuse a document that one of the stores cannot hold, or whose id is reserved.
+
+        Raises:
+            DocumentRefusedError: with the place and the reason.
+
+        """
+        id_ = check_id(document.get("id"))
+        if id_.startswith(RESERVED_ID_PREFIX):
+            msg = f"{self.name}: ids that start with {RESERVED_ID_PREFIX!r} are reserved"
+            raise DocumentRefusedError(msg)
+        check_content(document)
+        size = len(self.identity(document).partition_key.encode())
+        if size > MAX_PARTITION_KEY_BYTES:
+            msg = f"{self.name}: the partition key has {size} bytes; Cosmos DB takes {MAX_PARTITION_KEY_BYTES}"
+            raise DocumentRefusedError(msg)
+
+    def identity(self, document: Mapping[str, Any]) -> Identity:
+        """Return the identity of a document.
+
+        Raises:
+            DocumentRefusedError: the id is not a string, or a partition key level is missing or not a scalar.
+
+        """
+        id_ = document.get("id")
+        if not isinstance(id_, str):
+            msg = f"{self.name}: the id must be a string, not {type(id_).__name__}"
+            raise DocumentRefusedError(msg)
+        return Identity.of(self.name, [self._part(document, index) for index in range(len(self.paths))], id_)
+
+    # -- documents and rows
+
+    def row(self, document: Document) -> Row:
+        """Project a document to its row; children's rows stand under their table's name.
+
+        Raises:
+            DocumentRefusedError: the document does not fit the model.
+
+        """
+        row = self.projection.row(document)
+        for index, column in enumerate(self.key_columns):
+            row.setdefault(column, self._part(document, index))
+        for child in self.children:
+            projection = self.child_projections[child.field]
+            alias = self._alias(child.field)
+            items = document.get(alias) or []
+            if not items:
+                row[SPELLING_COLUMN] = (row[SPELLING_COLUMN] or {}) | {alias: _kept_empty_list(document, alias)}
+            row[child.table.name] = [
+                {
+                    **projection.row(item),
+                    **dict(zip(child.parent, (row[column] for column in self.identity_columns), strict=True)),
+                    child.position: position,
+                }
+                for position, item in enumerate(items)
+            ]
+            (row[self.projection.body] or {}).pop(alias, None)
+        return row
+
+    def document_of_row(self, row: Mapping[str, Any]) -> Document:
+        """Rebuild the document of a row, as `to_json` gave it with the children under their table's name.
+
+        Raises:
+            DocumentRefusedError: the row does not fit the model, or its content cannot live in Cosmos DB.
+
+        """
+        document = self.projection.document(row)
+        for child in self.children:
+            projection = self.child_projections[child.field]
+            items = sorted(row.get(child.table.name) or [], key=lambda item: item[child.position])
+            alias = self._alias(child.field)
+            document[alias] = [projection.document(item) for item in items]
+            respell(document, alias, (row.get(SPELLING_COLUMN) or {}).get(alias))
+        self.check(document)
+        return document
+
+    def same_content(self, one: Document, other: Document) -> bool:
+        """Whether two contents are equal to the letter."""
+        return same_json(one, other)
+
+    def tombstone_content(self, identity: Identity, ttl: int) -> Document:
+        """Return the content of the tombstone document: the key, a TTL in seconds, unique key paths filled uniquely."""
+        document: Document = {"id": identity.id, "ttl": ttl}
+        for segments, part in zip(self._path_segments, identity.parts, strict=True):
+            _put(document, segments, part)
+        filler = hashlib.blake2b(f"{identity.partition_key}{identity.id}".encode(), digest_size=16).hexdigest()
+        for path in self.unique_keys:
+            _put(document, self._segments(path), f"crossfeed-deleted-{filler}")
+        return document
+
+    # -- checks
+
+    def _part(self, document: Mapping[str, Any], index: int) -> KeyPart:
+        value: Any = document
+        for segment in self._path_segments[index]:
+            value = value.get(segment, _MISSING) if isinstance(value, dict) else _MISSING
+        if value is _MISSING:
+            msg = f"{self.name}: the document has no partition key at {self.paths[index]}"
+            raise DocumentRefusedError(msg)
+        if not (value is None or isinstance(value, str | int | float | bool)):
+            msg = f"{self.name}: the partition key at {self.paths[index]} is no string, number, boolean or null"
+            raise DocumentRefusedError(msg)
+        return value
+
+    def _alias(self, field: str) -> str:
+        info = self.model.model_fields[field]
+        return info.serialization_alias or info.alias or field
+
+    def _segments(self, path: str) -> list[str]:
+        segments = path.split("/")[1:]
+        if not path.startswith("/") or not all(segments):
+            self._fail(f"{path!r} is no path; it must look like '/accountId'")
+        return segments
+
+    def _key_column(self, path: str) -> str:
+        segments = self._segments(path)
+        column = self.projection.column_of(segments[0]) if len(segments) == 1 else None
+        if column is None:
+            self._fail(f"no column of {self.table.fullname} holds the partition key {path}; name it with key_columns=")
+        return column
+
+    def _child_projection(self, child: ChildTable) -> Projection:
+        if child.field not in self.model.model_fields:
+            self._fail(f"the model has no field {child.field!r} for the child table {child.table.fullname}")
+        annotation = self.model.model_fields[child.field].annotation
+        arguments = typing.get_args(annotation)
+        if typing.get_origin(annotation) is not list or not (
+            isinstance(arguments[0], type) and issubclass(arguments[0], BaseModel)
+        ):
+            self._fail(f"{child.field!r} must be a list of a pydantic model to live in {child.table.fullname}")
+        missing = [name for name in (*child.parent, child.position) if name not in child.table.columns]
+        if missing:
+            self._fail(f"the child table {child.table.fullname} has no column {', '.join(missing)}")
+        if len(child.parent) != len(self.identity_columns):
+            self._fail(f"{child.table.fullname}: parent= must name a column for each of {self.identity_columns}")
+        return Projection(arguments[0], child.table)
+
+    def _check(self) -> None:
+        if not 1 <= len(self.paths) <= MAX_KEY_LEVELS:
+            self._fail(f"a partition key has 1 to {MAX_KEY_LEVELS} levels, not {len(self.paths)}")
+        if "id" not in self.table.columns:
+            self._fail(f"table {self.table.fullname} has no column 'id'")
+        if missing := [name for name in self.key_columns if name not in self.table.columns]:
+            self._fail(f"table {self.table.fullname} has no column {', '.join(missing)}")
+        wanted = set(self.identity_columns)
+        constraints = [
+            {column.name for column in constraint.columns}
+            for constraint in self.table.constraints
+            if isinstance(constraint, sa.PrimaryKeyConstraint | sa.UniqueConstraint)
+        ]
+        if wanted not in constraints:
+            self._fail(
+                f"table {self.table.fullname} has no primary key or unique constraint on exactly"
+                f" ({', '.join(self.identity_columns)}), which is the document's identity; add one"
+            )
+
+    def _fail(self, problem: str) -> typing.NoReturn:
+        msg = f"mapping {self.name}: {problem}"
+        raise MappingError(msg)
+
+
+class Mappings:
+    """All mappings of a process, by entity type, model and container; the order is the order of locks.
+
+    Raises:
+        MappingError: none, or two with the same name, model, table or container.
+
+    """
+
+    def __init__(self, mappings: Iterable[EntityMapping[Any]]) -> None:
+        all_ = sorted(mappings, key=lambda item: item.name)
+        self._by_name = {mapping.name: mapping for mapping in all_}
+        if not all_:
+            msg = "no mappings were given"
+            raise MappingError(msg)
+        for what, values in (
+            ("name", [mapping.name for mapping in all_]),
+            ("model", [mapping.model.__qualname__ for mapping in all_]),
+            ("table", [mapping.table.fullname for mapping in all_]),
+            ("container", [mapping.container for mapping in all_]),
+        ):
+            if twice := sorted({value for value in values if values.count(value) > 1}):
+                msg = f"two mappings have the same {what}: {', '.join(twice)}"
+                raise MappingError(msg)
+
+    def __iter__(self) -> Iterator[EntityMapping[Any]]:
+        return iter(self._by_name.values())
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def named(self, name: str) -> EntityMapping[Any]:
+        """Return the mapping of an entity type.
+
+        Raises:
+            MappingError: there is none; the message lists what there is.
+
+        """
+        if name not in self._by_name:
+            msg = f"no mapping is called {name!r}; there are {', '.join(self._by_name)}"
+            raise MappingError(msg)
+        return self._by_name[name]
+
+    def of(self, model: type[T]) -> EntityMapping[T]:
+        """Return the mapping of an entity class.
+
+        Raises:
+            MappingError: there is none.
+
+        """
+        for mapping in self:
+            if mapping.model is model:
+                return mapping
+        msg = f"{model.__name__} has no mapping"
+        raise MappingError(msg)
+
+    def of_container(self, container: str) -> EntityMapping[Any]:
+        """Return the mapping of a container.
+
+        Raises:
+            MappingError: there is none.
+
+        """
+        for mapping in self:
+            if mapping.container == container:
+                return mapping
+        msg = f"container {container!r} has no mapping"
+        raise MappingError(msg)
+
+
+_MISSING = object()
+
+
+def _kept_empty_list(document: Document, alias: str) -> dict[str, Any]:
+    return {"is": [], "was": document[alias]} if alias in document else {"is": []}
+
+
+def _put(document: Document, segments: Sequence[str], value: Any) -> None:  # noqa: ANN401 - any JSON value
+    for segment in segments[:-1]:
+        document = document.setdefault(segment, {})
+    document[segments[-1]] = value

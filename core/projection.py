@@ -1,0 +1,177 @@
+"""Turns documents into table rows and back without losing a letter: columns where there are columns, JSONB for the rest.
+
+A row is a dictionary from column name to JSON value, the form that Postgres reads with jsonb_populate_recordset and
+writes with to_json. A column holds the meaning of a property (a timestamp, an enum's name); where the document spelled
+it otherwise (seven digits, an enum as a number, a list as comma-joined text, a property left out), the spelling is kept
+beside it and used again for as long as the column still means the same. So for every document that the model accepts:
+
+    document(row(d)) == d
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from pydantic import BaseModel, ValidationError
+from sqlalchemy.dialects.postgresql import JSONB
+
+from core.content import Document, content_of
+from core.errors import DocumentRefusedError, MappingError
+from core.instant import Instant, spell
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Row = dict[str, Any]
+"""Column name to JSON value."""
+
+EXTRA_COLUMN = "crossfeed_extra"
+SPELLING_COLUMN = "crossfeed_spelling"
+_LOSSY_TYPES = (sa.LargeBinary, sa.PickleType, sa.Interval)
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    name: str
+    alias: str
+    is_timestamp: bool
+
+
+class Projection:
+    """The pairing of one pydantic model with one table: fields go to the columns of the same name.
+
+    Args:
+        model: the pydantic model; its aliases are the document's property names.
+        table: the SQLAlchemy table; columns without a field are left to their defaults.
+        body: the JSONB column for properties that have no column (`crossfeed_extra` unless the table has its own).
+
+    Raises:
+        MappingError: a column's type cannot carry JSON values faithfully, or `body` is no JSONB column of the table.
+
+    """
+
+    def __init__(self, model: type[BaseModel], table: sa.Table, body: str = EXTRA_COLUMN) -> None:
+        self.model = model
+        self.table = table
+        self.body = body
+        self._columns = [_column(model, table, field) for field in model.model_fields if field in table.columns]
+        self._aliases = {column.alias for column in self._columns}
+        if body != EXTRA_COLUMN and not isinstance(getattr(table.columns.get(body), "type", None), JSONB):
+            msg = f"{model.__name__}: body={body!r} is not a JSONB column of table {table.fullname}"
+            raise MappingError(msg)
+
+    def column_of(self, alias: str) -> str | None:
+        """Return the column that holds the property `alias`, or None."""
+        return next((column.name for column in self._columns if column.alias == alias), None)
+
+    @property
+    def column_names(self) -> list[str]:
+        """The columns that fields go to, in the model's order, then the column for the rest."""
+        return [*(column.name for column in self._columns), self.body, SPELLING_COLUMN]
+
+    def row(self, document: Mapping[str, Any]) -> Row:
+        """Project a document (system properties and ours are left out).
+
+        Raises:
+            DocumentRefusedError: the document does not fit the model; the message names places, never values.
+
+        """
+        content = content_of(dict(document))
+        dumped = self._dump(self._validate(content, "the document"))
+        row = {column.name: _to_column(column, dumped[column.alias]) for column in self._columns}
+        rest = {key: content.get(key, value) for key, value in dumped.items() if key not in self._aliases}
+        row[self.body] = rest if rest or self.body != EXTRA_COLUMN else None
+        row[SPELLING_COLUMN] = self._spelling(content, row)
+        return row
+
+    def document(self, row: Mapping[str, Any]) -> Document:
+        """Rebuild the document of a row.
+
+        Raises:
+            DocumentRefusedError: the row does not fit the model (written by raw SQL).
+
+        """
+        document = self._from_columns(row)
+        for alias, kept in (row.get(SPELLING_COLUMN) or {}).items():
+            respell(document, alias, kept)
+        for key, value in (row.get(self.body) or {}).items():
+            if key not in self._aliases:
+                document[key] = value
+        return document
+
+    def parse(self, content: Document) -> BaseModel:
+        """Read the model from a document's content.
+
+        Raises:
+            DocumentRefusedError: the document does not fit the model.
+
+        """
+        return self._validate(content, "the document")
+
+    def _from_columns(self, row: Mapping[str, Any]) -> Document:
+        values = {column.alias: _from_column(column, row.get(column.name)) for column in self._columns}
+        rest = {key: value for key, value in (row.get(self.body) or {}).items() if key not in self._aliases}
+        dumped = self._dump(self._validate({**rest, **values}, "the row"))
+        return {column.alias: dumped[column.alias] for column in self._columns}
+
+    def _spelling(self, content: Document, row: Row) -> dict[str, Any] | None:
+        spelling: dict[str, Any] = {}
+        for alias, value in self._from_columns(row).items():
+            if alias not in content:
+                spelling[alias] = {"is": value}
+            elif not same_json(content[alias], value):
+                spelling[alias] = {"is": value, "was": content[alias]}
+        return spelling or None
+
+    def _validate(self, values: Document, what: str) -> BaseModel:
+        try:
+            return self.model.model_validate(values, by_alias=True, by_name=False)
+        except ValidationError as error:
+            places = "; ".join(
+                f"{'.'.join(map(str, item['loc']))}: {item['type']}" for item in error.errors(include_input=False)
+            )
+            msg = f"{what} does not fit {self.model.__name__}: {places}"
+            raise DocumentRefusedError(msg) from None
+
+    @staticmethod
+    def _dump(entity: BaseModel) -> Document:
+        return entity.model_dump(mode="json", by_alias=True)
+
+
+def respell(document: Document, alias: str, kept: Mapping[str, Any] | None) -> None:
+    """Spell one property as the document did, unless the row means something else by now."""
+    if kept is None or alias not in document or not same_json(document[alias], kept["is"]):
+        return
+    if "was" in kept:
+        document[alias] = kept["was"]
+    else:
+        del document[alias]
+
+
+def same_json(one: Any, other: Any) -> bool:  # noqa: ANN401 - any JSON value
+    """Whether two JSON values are the same to a reader that tells `true` from `1`."""
+    if type(one) is type(other) and isinstance(one, str | int | bool | None):
+        return bool(one == other)
+    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+
+
+def _column(model: type[BaseModel], table: sa.Table, field: str) -> _Column:
+    column = table.columns[field]
+    if isinstance(column.type, _LOSSY_TYPES):
+        msg = f"{model.__name__}.{field}: a column of type {column.type!r} cannot carry a JSON value; use text or JSONB"
+        raise MappingError(msg)
+    alias = model.model_fields[field].serialization_alias or model.model_fields[field].alias or field
+    return _Column(field, alias, isinstance(column.type, sa.DateTime))
+
+
+def _to_column(column: _Column, value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    if not column.is_timestamp or not isinstance(value, str):
+        return value
+    return spell(Instant.parse(value))[:-2] + "Z"  # six digits: Postgres would round the seventh up
+
+
+def _from_column(column: _Column, value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    return spell(Instant.parse(value)) if column.is_timestamp and isinstance(value, str) else value
