@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from core.content import ENVELOPE, Document, content_hash, content_of
 from core.errors import DocumentRefusedError
@@ -67,7 +67,7 @@ def author_of(document: Document) -> Author:
     return Ours(Stamp(epoch, version), Origin(origin), deleted=envelope.get("deleted") is True)
 
 
-def _is_count(value: Any) -> bool:  # noqa: ANN401 - any JSON value
+def _is_count(value: Any) -> TypeGuard[int]:  # noqa: ANN401 - any JSON value
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
@@ -75,7 +75,7 @@ def claimed_version(document: Document) -> int:
     """Return the version that a document claims, verified or not, else 0: what its next writer must exceed."""
     envelope = document.get(ENVELOPE)
     version = envelope.get("version") if isinstance(envelope, dict) else None
-    return version if _is_count(version) and isinstance(version, int) else 0
+    return version if _is_count(version) else 0
 
 
 def is_deleted(document: Document) -> bool:

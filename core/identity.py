@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from enum import Enum
 
 from core.errors import DocumentRefusedError
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 KeyPart = str | int | float | bool | None
 """What Cosmos DB accepts as one level of a partition key."""
+
+
+class Anywhere(Enum):
+    """No partition key was named: look in all of them."""
+
+    ANYWHERE = "anywhere"
+
+
+ANYWHERE = Anywhere.ANYWHERE
+KeyArgument = KeyPart | Sequence[KeyPart] | Anywhere
+"""A partition key as callers give it: one value, a value per level, or ANYWHERE (null is a key)."""
 
 MAX_ID_BYTES = 1023
 MAX_PARTITION_KEY_BYTES = 2048

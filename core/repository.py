@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from core.entity import Entity
+from core.identity import ANYWHERE
 from core.query import Query
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    import builtins
+    from collections.abc import AsyncIterator
 
-    from core.identity import KeyPart
+    from core.identity import KeyArgument
 
 T = TypeVar("T", bound=Entity)
 R = TypeVar("R", bound="EntityRepository[Any]")
@@ -24,7 +26,7 @@ class Repository(Protocol[T]):
     Reads see the writes made earlier in the same unit of work.
     """
 
-    async def get_by_id(self, id_: str, *, partition_key: KeyPart | Sequence[KeyPart] = ...) -> T | None:
+    async def get_by_id(self, id_: str, *, partition_key: KeyArgument = ANYWHERE) -> T | None:
         """Return the entity, or None where there is none or it was deleted.
 
         Without `partition_key` (a value per level) an entity whose key is not its id is looked for in all partitions.
@@ -64,11 +66,11 @@ class Repository(Protocol[T]):
         """
         ...
 
-    async def exists(self, id_: str, *, partition_key: KeyPart | Sequence[KeyPart] = ...) -> bool:
+    async def exists(self, id_: str, *, partition_key: KeyArgument = ANYWHERE) -> bool:
         """Whether `get_by_id` would find it."""
         ...
 
-    async def list(self, query: Query = Query()) -> list[T]:  # noqa: B008 - frozen
+    async def list(self, query: Query = Query()) -> builtins.list[T]:  # noqa: B008 - frozen
         """Return all entities that the query asks for."""
         ...
 
@@ -97,7 +99,7 @@ class EntityRepository(Repository[T]):
     def __init__(self, store: Repository[T]) -> None:
         self._store = store
 
-    async def get_by_id(self, id_: str, *, partition_key: KeyPart | Sequence[KeyPart] = ...) -> T | None:
+    async def get_by_id(self, id_: str, *, partition_key: KeyArgument = ANYWHERE) -> T | None:
         """See Repository."""
         return await self._store.get_by_id(id_, partition_key=partition_key)
 
@@ -113,11 +115,11 @@ class EntityRepository(Repository[T]):
         """See Repository."""
         await self._store.delete(entity)
 
-    async def exists(self, id_: str, *, partition_key: KeyPart | Sequence[KeyPart] = ...) -> bool:
+    async def exists(self, id_: str, *, partition_key: KeyArgument = ANYWHERE) -> bool:
         """See Repository."""
         return await self._store.exists(id_, partition_key=partition_key)
 
-    async def list(self, query: Query = Query()) -> list[T]:  # noqa: B008 - frozen
+    async def list(self, query: Query = Query()) -> builtins.list[T]:  # noqa: B008 - frozen
         """See Repository."""
         return await self._store.list(query)
 
