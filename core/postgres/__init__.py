@@ -1,0 +1,1 @@
+"""The Postgres side: engine, capture, guarded write, repository and unit of work."""

@@ -1,0 +1,79 @@
+"""Translates what the driver raises into core.errors, once and with the cause kept."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import psycopg
+from psycopg import errors as pg
+from sqlalchemy.exc import DBAPIError
+
+from core.errors import (
+    AlreadyExistsError,
+    ConcurrencyError,
+    CrossfeedError,
+    DocumentRefusedError,
+    PrimaryMovedError,
+    StoreUnavailableError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FENCED = "CF001"
+"""SQLSTATE of the refuse triggers."""
+
+_DATA_CLASSES = ("22", "23")
+_CONFLICTS = (pg.SerializationFailure, pg.DeadlockDetected)
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Raise core.errors for what the driver raises inside; `what` names the document or the step, never its content."""
+    try:
+        yield
+    except (psycopg.Error, DBAPIError) as error:
+        raise translate(error, what) from error
+
+
+def driver_error(error: BaseException) -> psycopg.Error | None:
+    """Return the psycopg error behind `error`, if there is one."""
+    if isinstance(error, DBAPIError):
+        return error.orig if isinstance(error.orig, psycopg.Error) else None
+    return error if isinstance(error, psycopg.Error) else None
+
+
+def is_documents_fault(error: BaseException) -> bool:
+    """Whether the SQLSTATE says that the data, not the infrastructure, is to blame: classes 22 and 23."""
+    cause = driver_error(error)
+    return cause is not None and (cause.sqlstate or "")[:2] in _DATA_CLASSES
+
+
+def translate(error: psycopg.Error | DBAPIError, what: str) -> CrossfeedError:
+    """Return the error of ours that says what the driver said. Values stay out of the message."""
+    cause = driver_error(error)
+    reason = describe(cause) if cause is not None else type(error).__name__
+    message = f"{what}: {reason}"
+    if isinstance(cause, pg.UniqueViolation):
+        return AlreadyExistsError(message)
+    if isinstance(cause, _CONFLICTS):
+        return ConcurrencyError(message)
+    if cause is not None and cause.sqlstate == FENCED:
+        return PrimaryMovedError(f"{what}: Postgres does not take writes now: Cosmos DB is primary, or a switch drains")
+    if is_documents_fault(error):
+        return DocumentRefusedError(message)
+    return StoreUnavailableError(message)
+
+
+def describe(error: psycopg.Error) -> str:
+    """Name the error by its SQLSTATE, constraint and primary message; never its detail, which quotes values."""
+    diagnosis = error.diag
+    if error.sqlstate is None:
+        return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
+    parts = [f"{type(error).__name__} ({error.sqlstate})"]
+    if diagnosis.constraint_name:
+        parts.append(f"constraint {diagnosis.constraint_name}")
+    if diagnosis.column_name:
+        parts.append(f"column {diagnosis.column_name}")
+    return ", ".join(parts)

@@ -1,0 +1,14 @@
+"""${message}."""
+
+from __future__ import annotations
+
+from core.postgres.statements import execute
+
+revision = ${repr(up_revision)}
+down_revision = ${repr(down_revision)}
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Apply."""
