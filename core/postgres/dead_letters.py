@@ -1,0 +1,95 @@
+"""The one table of dead letters, for both directions: what could not be applied, with its reason."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from core.content import Document
+    from core.identity import Identity
+
+REFUSED = "refused"
+"""The kind of a letter whose document one of the stores cannot hold."""
+
+
+class Direction(StrEnum):
+    """Where the document was going."""
+
+    TO_COSMOS = "to_cosmos"
+    TO_POSTGRES = "to_postgres"
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """One document that was put aside. There is one letter per direction, kind and identity; it counts its attempts."""
+
+    direction: Direction
+    kind: str
+    identity: Identity
+    reason: str
+    document: Document | None = None
+
+
+# A letter for the same reason again is the same content again: the caller need not heal it twice.
+_RECORD = """
+    WITH known AS (
+        SELECT reason FROM crossfeed.dead_letter
+        WHERE direction = %(direction)s AND kind = %(kind)s AND entity = %(entity)s
+            AND partition_key = %(partition_key)s AND id = %(id)s
+    ), written AS (
+        INSERT INTO crossfeed.dead_letter AS l (direction, kind, entity, partition_key, id, reason, document)
+        VALUES (%(direction)s, %(kind)s, %(entity)s, %(partition_key)s, %(id)s, %(reason)s, %(document)s::json)
+        ON CONFLICT (direction, kind, entity, partition_key, id) DO UPDATE
+            SET reason = excluded.reason, document = excluded.document, attempts = l.attempts + 1,
+                last_at = clock_timestamp()
+    )
+    SELECT NOT EXISTS (SELECT FROM known WHERE reason = %(reason)s)
+"""
+
+_SETTLE = """
+    DELETE FROM crossfeed.dead_letter l USING unnest(%(keys)s::text[], %(ids)s::text[]) AS done(partition_key, id)
+    WHERE l.direction = %(direction)s AND l.kind = 'refused' AND l.entity = %(entity)s
+        AND l.partition_key = done.partition_key AND l.id = done.id
+"""
+
+
+async def record(connection: AsyncConnection, letter: DeadLetter) -> bool:
+    """Write a letter in the caller's transaction; return whether this reason is new for this document."""
+    identity = letter.identity
+    parameters = {
+        "direction": letter.direction.value,
+        "kind": letter.kind,
+        "entity": identity.entity,
+        "partition_key": _storable(identity.partition_key),
+        "id": _storable(identity.id),
+        "reason": _storable(letter.reason),
+        # Escapes only: what is dead may hold what no text column takes.
+        "document": json.dumps(letter.document) if letter.document is not None else None,
+    }
+    return bool((await connection.exec_driver_sql(_RECORD, parameters)).scalar_one())
+
+
+async def settle(connection: AsyncConnection, direction: Direction, identities: Sequence[Identity]) -> None:
+    """Forget the refusals of documents (all of one entity type) of which a newer state was applied."""
+    if not identities:
+        return
+    await connection.exec_driver_sql(
+        _SETTLE,
+        {
+            "direction": direction.value,
+            "entity": identities[0].entity,
+            "keys": [identity.partition_key for identity in identities],
+            "ids": [identity.id for identity in identities],
+        },
+    )
+
+
+def _storable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")

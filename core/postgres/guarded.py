@@ -1,0 +1,272 @@
+"""The guarded write to Postgres: the only way in which mirror, backfill and repair write mapped tables.
+
+One READ COMMITTED transaction, the caller's: the mapped tables are locked as the flip locks them, then phase and epoch
+are read afresh (a mirror that slept through a switch must not write), then the identities are locked in order. Only
+then is anything read, decided (core.postgres.authority) or written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import structlog
+from sqlalchemy.exc import DBAPIError
+
+from core.content import content_hash
+from core.errors import DocumentRefusedError, PrimaryMovedError, StoreUnavailableError
+from core.identity import Identity
+from core.postgres import dead_letters
+from core.postgres.authority import Apply, Change, Decision, Ignore, Quarantine, ReadByKey, Take, decide
+from core.postgres.dead_letters import REFUSED, DeadLetter, Direction
+from core.postgres.failures import describe, driver_error, is_documents_fault
+from core.postgres.held import Held, read_held
+from core.postgres.mirrored_rows import bury, heal, put, take
+from core.postgres.names import table_name
+from core.postgres.phases import read_phase
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from core.content import Document
+    from core.mapping import EntityMapping
+    from core.phases import PhaseRow
+
+log = structlog.get_logger()
+
+_LOCK_IDENTITIES = """
+    SELECT pg_advisory_xact_lock(key) FROM (
+        SELECT DISTINCT hashtextextended(identity, 0) AS key FROM unnest(%(identities)s::text[]) AS identity ORDER BY 1
+    ) AS keys
+"""
+
+
+class DocumentReader(Protocol):
+    """Reads one document of Cosmos DB by its key, in a session that has seen everything the feed has shown."""
+
+    async def read(self, identity: Identity) -> Document | None:
+        """Return the document with its system properties, or None where there is none."""
+        ...
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What one guarded write did, counted in documents."""
+
+    applied: int = 0
+    buried: int = 0
+    taken: int = 0
+    ignored: int = 0
+    quarantined: int = 0
+    dead_lettered: int = 0
+    reads_by_key: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Write:
+    change: Change
+    decision: Apply | Take
+
+
+async def apply_documents(
+    connection: AsyncConnection,
+    mapping: EntityMapping[Any],
+    documents: Sequence[Document],
+    phase: PhaseRow,
+    reader: DocumentReader,
+) -> Outcome:
+    """Apply documents of one container, as the change feed or a backfill showed them, in the caller's transaction.
+
+    Redelivery, reordering and duplicates are harmless. A document that cannot be applied becomes a dead letter in
+    the same transaction; the others are applied.
+
+    Args:
+        connection: in a READ COMMITTED transaction without savepoints, which the caller commits afterwards.
+        mapping: the mapping of the container.
+        documents: with their system properties, in feed order.
+        phase: the phase row that the caller read before it read the documents.
+        reader: where the change alone does not say what is current.
+
+    Raises:
+        PrimaryMovedError: the phase or the epoch is not `phase` any more; nothing was written.
+        StoreUnavailableError: a point read was older than the change that asked for it; repeat.
+
+    """
+    outcome = Outcome()
+    await _lock_and_check(connection, mapping, phase)
+    changes = await _changes(connection, mapping, documents, outcome)
+    await connection.exec_driver_sql(_LOCK_IDENTITIES, {"identities": [str(identity) for identity in changes]})
+    held = dict(zip(changes, await read_held(connection, mapping, list(changes)), strict=True))
+    writes: list[_Write] = []
+    for identity, change in changes.items():
+        current, decision = await _decide(mapping, change, held[identity], phase, reader, outcome)
+        match decision:
+            case Apply() | Take():
+                writes.append(_Write(current, decision))
+            case Quarantine(kind):
+                await _quarantine(connection, mapping, current, kind, held[identity], outcome)
+            case Ignore() | ReadByKey():
+                outcome.ignored += 1
+    await connection.exec_driver_sql("SELECT set_config('crossfeed.mirroring', 'on', true)")
+    await _write_all(connection, mapping, writes, outcome)
+    await connection.exec_driver_sql("SELECT set_config('crossfeed.mirroring', 'off', true)")
+    return outcome
+
+
+async def _lock_and_check(connection: AsyncConnection, mapping: EntityMapping[Any], phase: PhaseRow) -> None:
+    tables = ", ".join(table_name(table) for table in (mapping.table, *(child.table for child in mapping.children)))
+    await connection.exec_driver_sql(f"LOCK TABLE {tables} IN ROW EXCLUSIVE MODE")
+    now = await read_phase(connection)
+    if (now.phase, now.epoch) != (phase.phase, phase.epoch):
+        msg = (
+            f"the batch was read in phase {phase.phase.label}, epoch {phase.epoch};"
+            f" it is {now.phase.label}, epoch {now.epoch} now"
+        )
+        raise PrimaryMovedError(msg)
+
+
+async def _changes(
+    connection: AsyncConnection, mapping: EntityMapping[Any], documents: Sequence[Document], outcome: Outcome
+) -> dict[Identity, Change]:
+    """Return the newest change of each identity; what has no usable identity goes to the dead letters."""
+    changes: dict[Identity, Change] = {}
+    for document in documents:
+        try:
+            change = Change.of(mapping.identity(document), document)
+            _check_text_key(change.identity)
+        except DocumentRefusedError as error:
+            identity = Identity(mapping.name, "", str(document.get("id", "")))
+            await _dead_letter(connection, identity, str(error), document, outcome)
+            continue
+        known = changes.pop(change.identity, None)
+        changes[change.identity] = change if known is None or change.position >= known.position else known
+    return changes
+
+
+def _check_text_key(identity: Identity) -> None:
+    if "\0" in identity.id or "\\u0000" in identity.partition_key:
+        msg = "the key holds a NUL character, which Postgres cannot store"
+        raise DocumentRefusedError(msg)
+
+
+async def _decide(  # noqa: PLR0913 - the facts of one decision
+    mapping: EntityMapping[Any],
+    change: Change,
+    held: Held,
+    phase: PhaseRow,
+    reader: DocumentReader,
+    outcome: Outcome,
+) -> tuple[Change, Decision]:
+    decision = decide(change, held, phase, lambda: _same_content(mapping, change, held))
+    if not isinstance(decision, ReadByKey):
+        return change, decision
+    outcome.reads_by_key += 1
+    document = await reader.read(change.identity)
+    if document is None:
+        # Absence without a tombstone is never a delete; the reconcile looks at it.
+        return change, Ignore()
+    found = Change.of(change.identity, document)
+    if found.etag != change.etag and found.position.ts < change.position.ts:
+        msg = f"a read of {mapping.container} by key was older than its change feed"
+        raise StoreUnavailableError(msg)
+    return found, decide(found, held, phase, lambda: _same_content(mapping, found, held), confirmed=True)
+
+
+def _same_content(mapping: EntityMapping[Any], change: Change, held: Held) -> bool:
+    row = held.live_row
+    if row is None or change.deleted:
+        return row is None and change.deleted
+    try:
+        return content_hash(row.document(mapping)) == content_hash(change.document)
+    except DocumentRefusedError:
+        return False
+
+
+async def _quarantine(  # noqa: PLR0913 - the facts of one decision
+    connection: AsyncConnection,
+    mapping: EntityMapping[Any],
+    change: Change,
+    kind: str,
+    held: Held,
+    outcome: Outcome,
+) -> None:
+    """Keep the foreign content as a dead letter and write ours again, once per content."""
+    try:
+        content = content_hash(change.document)
+    except DocumentRefusedError:
+        content = f"etag {change.etag}"
+    letter = DeadLetter(
+        Direction.TO_POSTGRES,
+        kind,
+        change.identity,
+        f"Cosmos DB was written while Postgres is primary (content {content})",
+        change.document,
+    )
+    if await dead_letters.record(connection, letter):
+        await heal(connection, mapping, held)
+    outcome.quarantined += 1
+    log.warning("mirror.quarantined", kind=kind, entity=mapping.name, document_id=change.identity.id)
+
+
+async def _write_all(
+    connection: AsyncConnection, mapping: EntityMapping[Any], writes: list[_Write], outcome: Outcome
+) -> None:
+    """Write everything that can be written; a violation that another document of the batch lifts is tried again."""
+    failed = await _bisect(connection, mapping, writes, outcome)
+    while failed:
+        again = [write for write, _ in failed]
+        still = await _bisect(connection, mapping, again, outcome)
+        if len(still) == len(failed):
+            break
+        failed = still
+    for write, reason in failed:
+        await _dead_letter(connection, write.change.identity, reason, write.change.document, outcome)
+
+
+async def _bisect(
+    connection: AsyncConnection, mapping: EntityMapping[Any], writes: list[_Write], outcome: Outcome
+) -> list[tuple[_Write, str]]:
+    """Write all of `writes` but the guilty ones, which are returned with the reason."""
+    if not writes:
+        return []
+    try:
+        async with connection.begin_nested():
+            await _write(connection, mapping, writes)
+    except (DBAPIError, DocumentRefusedError) as error:
+        if isinstance(error, DBAPIError) and not is_documents_fault(error):
+            raise
+        if len(writes) == 1:
+            cause = driver_error(error)
+            return [(writes[0], describe(cause) if cause is not None else str(error))]
+        half = len(writes) // 2
+        return [
+            *await _bisect(connection, mapping, writes[:half], outcome),
+            *await _bisect(connection, mapping, writes[half:], outcome),
+        ]
+    for write in writes:
+        match write.decision:
+            case Take():
+                outcome.taken += 1
+            case Apply() if write.change.deleted:
+                outcome.buried += 1
+            case Apply():
+                outcome.applied += 1
+    return []
+
+
+async def _write(connection: AsyncConnection, mapping: EntityMapping[Any], writes: Sequence[_Write]) -> None:
+    applied = [(write.change, write.decision.stamp) for write in writes if isinstance(write.decision, Apply)]
+    await put(connection, mapping, [(change, stamp) for change, stamp in applied if not change.deleted])
+    await bury(connection, mapping, [(change, stamp) for change, stamp in applied if change.deleted])
+    await take(connection, mapping, [write.change for write in writes if isinstance(write.decision, Take)])
+    await dead_letters.settle(connection, Direction.TO_POSTGRES, [change.identity for change, _ in applied])
+
+
+async def _dead_letter(
+    connection: AsyncConnection, identity: Identity, reason: str, document: Document, outcome: Outcome
+) -> None:
+    await dead_letters.record(connection, DeadLetter(Direction.TO_POSTGRES, REFUSED, identity, reason, document))
+    outcome.dead_lettered += 1
+    log.warning("mirror.dead_lettered", entity=identity.entity, document_id=identity.id, reason=reason)

@@ -1,0 +1,137 @@
+"""Reads what Postgres holds of given identities, row and tombstone in one statement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from core.content import Document, load_exact
+from core.identity import Identity
+from core.postgres.names import literal, partition_key_of, quoted, same_identity, table_name
+from core.stamp import Position, Stamp
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from core.mapping import EntityMapping
+
+
+@dataclass(frozen=True, slots=True)
+class HeldRow:
+    """A row as it is now. `taken` and `taken_etag` are what it last took from Cosmos DB, if it ever did."""
+
+    stamp: Stamp
+    taken: Position | None
+    taken_etag: str | None
+    json: str
+    children: dict[str, str]
+
+    def document(self, mapping: EntityMapping[Any]) -> Document:
+        """Rebuild the row's document.
+
+        Raises:
+            DocumentRefusedError: the row does not fit its model, or cannot live in Cosmos DB.
+
+        """
+        row = load_exact(self.json)
+        row.update({name: load_exact(items) for name, items in self.children.items()})
+        return mapping.document_of_row(row)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldTombstone:
+    """A tombstone as it is now."""
+
+    stamp: Stamp
+    taken: Position | None
+    taken_etag: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Row and tombstone of one identity; both may be there, the newer stamp counts."""
+
+    identity: Identity
+    row: HeldRow | None
+    tombstone: HeldTombstone | None
+
+    @property
+    def stamp(self) -> Stamp | None:
+        """The newest stamp held, None if nothing was ever held."""
+        return max((part.stamp for part in (self.row, self.tombstone) if part is not None), default=None)
+
+    @property
+    def taken(self) -> Position | None:
+        """The newest position taken from the change feed, None if nothing was."""
+        return max(
+            (part.taken for part in (self.row, self.tombstone) if part is not None and part.taken is not None),
+            default=None,
+        )
+
+    @property
+    def live_row(self) -> HeldRow | None:
+        """The row, if it is newer than its own tombstone."""
+        if self.row is None or (self.tombstone is not None and self.tombstone.stamp >= self.row.stamp):
+            return None
+        return self.row
+
+
+def key_record(mapping: EntityMapping[Any], identity: Identity) -> dict[str, Any]:
+    """Return the identity's columns as a JSON object for jsonb_populate_recordset."""
+    return {**dict(zip(mapping.key_columns, identity.parts, strict=True)), "id": identity.id}
+
+
+async def read_held(
+    connection: AsyncConnection, mapping: EntityMapping[Any], identities: Sequence[Identity]
+) -> list[Held]:
+    """Return what is held of each identity, in the given order, as of one snapshot.
+
+    The identities arrive as one JSON parameter that Postgres turns into the table's own types, so every key column
+    is compared by its index.
+    """
+    if not identities:
+        return []
+    keys = orjson.dumps([key_record(mapping, identity) for identity in identities]).decode()
+    result = await connection.exec_driver_sql(_statement(mapping), {"keys": keys})
+    found: list[Held] = []
+    for identity, record in zip(identities, result, strict=True):
+        values = list(record)
+        row_part, tombstone_part, children = values[1:7], values[7:12], values[12:]
+        row = None
+        if row_part[0] is not None:
+            names = (child.table.name for child in mapping.children)
+            row = HeldRow(*_stamps(row_part[:5]), row_part[5], dict(zip(names, children, strict=True)))
+        tombstone = HeldTombstone(*_stamps(tombstone_part)) if tombstone_part[0] is not None else None
+        found.append(Held(identity, row, tombstone))
+    return found
+
+
+def _stamps(values: Sequence[Any]) -> tuple[Stamp, Position | None, str | None]:
+    epoch, version, etag, ts, lsn = values
+    return Stamp(epoch, version), (Position(ts, lsn) if ts is not None else None), etag
+
+
+def _statement(mapping: EntityMapping[Any]) -> str:
+    table = table_name(mapping.table)
+    children = "".join(
+        f", (SELECT coalesce(json_agg(to_json(c)), '[]')::text FROM {table_name(child.table)} c WHERE "
+        + " AND ".join(
+            f"c.{quoted(theirs)} = t.{quoted(ours)}"
+            for theirs, ours in zip(child.parent, mapping.identity_columns, strict=True)
+        )
+        + ")"
+        for child in mapping.children
+    )
+    return f"""
+        SELECT w.ordinality, t.crossfeed_epoch, t.crossfeed_version, t.crossfeed_etag, t.crossfeed_ts, t.crossfeed_lsn,
+            to_json(t)::text, d.epoch, d.version, d.etag, d.ts, d.lsn {children}
+        FROM jsonb_populate_recordset(NULL::{table}, %(keys)s::jsonb) WITH ORDINALITY AS w
+        LEFT JOIN {table} t ON {same_identity(mapping, "t", "w")}
+        LEFT JOIN crossfeed.tombstone d ON d.entity = {literal(mapping.name)}
+            AND d.partition_key = {partition_key_of(mapping, "w")} AND d.id = w.id
+        ORDER BY w.ordinality
+    """

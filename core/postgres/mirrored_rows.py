@@ -1,0 +1,175 @@
+"""The statements of the guarded write: one per entity type, the batch as one JSON parameter."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from core.postgres.held import Held, key_record
+from core.postgres.names import STAMP_COLUMNS, TAKEN_COLUMNS, literal, partition_key_of, quoted, same_identity, table_name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from core.mapping import ChildTable, EntityMapping
+    from core.postgres.authority import Change
+    from core.stamp import Stamp
+
+    Stamped = Sequence[tuple[Change, Stamp]]
+
+
+async def put(connection: AsyncConnection, mapping: EntityMapping[Any], changes: Stamped) -> None:
+    """Insert or update the rows of documents, each under its stamp; never over a row that is as new.
+
+    Raises:
+        DocumentRefusedError: a document does not fit its model.
+
+    """
+    if not changes:
+        return
+    rows = [{**mapping.row(change.document), **_taken(change), **_stamp(stamp)} for change, stamp in changes]
+    await connection.exec_driver_sql(_put(mapping), {"rows": _json(rows)})
+    for child in mapping.children:
+        items = [item for row in rows for item in row[child.table.name]]
+        await connection.exec_driver_sql(_clear_children(mapping, child), {"rows": _json(rows)})
+        await connection.exec_driver_sql(_put_children(mapping, child), {"rows": _json(items)})
+
+
+async def bury(connection: AsyncConnection, mapping: EntityMapping[Any], changes: Stamped) -> None:
+    """Remove the rows of deleted documents (of this very identity only) and write their tombstones."""
+    if not changes:
+        return
+    keys = [{**key_record(mapping, change.identity), **_taken(change), **_stamp(stamp)} for change, stamp in changes]
+    await connection.exec_driver_sql(_bury(mapping), {"rows": _json(keys)})
+
+
+async def take(connection: AsyncConnection, mapping: EntityMapping[Any], changes: Sequence[Change]) -> None:
+    """Remember etag and position of documents whose very state is held."""
+    if not changes:
+        return
+    keys = [{**key_record(mapping, change.identity), **_taken(change)} for change in changes]
+    await connection.exec_driver_sql(_take_rows(mapping), {"rows": _json(keys)})
+    await connection.exec_driver_sql(_take_tombstones(mapping), {"rows": _json(keys)})
+
+
+async def heal(connection: AsyncConnection, mapping: EntityMapping[Any], held: Held) -> None:
+    """Publish what Postgres holds once more: restamp the row, or write the tombstone where there is none."""
+    keys = {"keys": _json([key_record(mapping, held.identity)])}
+    if held.row is not None:
+        # Not under the mirror setting: the triggers stamp and capture it (a row behind its tombstone: the relay lifts it).
+        await connection.exec_driver_sql(_restamp(mapping), keys)
+    else:
+        await connection.exec_driver_sql(_bury_absent(mapping), keys)
+
+
+def _json(rows: Sequence[Any]) -> str:
+    return orjson.dumps(rows).decode()
+
+
+def _stamp(stamp: Stamp) -> dict[str, Any]:
+    return dict(zip(STAMP_COLUMNS, stamp, strict=True))
+
+
+def _taken(change: Change) -> dict[str, Any]:
+    return dict(zip(TAKEN_COLUMNS, (change.etag, *change.position), strict=True))
+
+
+def _records(mapping: EntityMapping[Any], parameter: str) -> str:
+    return f"jsonb_populate_recordset(NULL::{table_name(mapping.table)}, %({parameter})s::jsonb)"
+
+
+def _columns(names: Sequence[str]) -> str:
+    return ", ".join(quoted(name) for name in names)
+
+
+def _put(mapping: EntityMapping[Any]) -> str:
+    names = [*mapping.written_columns, *STAMP_COLUMNS, *TAKEN_COLUMNS]
+    changes = ", ".join(
+        f"{quoted(name)} = excluded.{quoted(name)}" for name in names if name not in mapping.identity_columns
+    )
+    return f"""
+        INSERT INTO {table_name(mapping.table)} AS t ({_columns(names)})
+        SELECT {_columns(names)} FROM {_records(mapping, "rows")}
+        ON CONFLICT ({_columns(mapping.identity_columns)}) DO UPDATE SET {changes}
+        WHERE (excluded.crossfeed_epoch, excluded.crossfeed_version) > (t.crossfeed_epoch, t.crossfeed_version)
+    """
+
+
+def _parent(mapping: EntityMapping[Any], child: ChildTable, one: str, other: str) -> str:
+    pairs = zip(child.parent, mapping.identity_columns, strict=True)
+    return " AND ".join(f"{one}.{quoted(theirs)} = {other}.{quoted(ours)}" for theirs, ours in pairs)
+
+
+def _clear_children(mapping: EntityMapping[Any], child: ChildTable) -> str:
+    return f"""
+        DELETE FROM {table_name(child.table)} c USING {_records(mapping, "rows")} AS r
+        WHERE {_parent(mapping, child, "c", "r")}
+    """
+
+
+def _put_children(mapping: EntityMapping[Any], child: ChildTable) -> str:
+    projection = mapping.child_projections[child.field]
+    names = list(dict.fromkeys((*child.parent, child.position, *projection.column_names)))
+    table = table_name(child.table)
+    return f"""
+        INSERT INTO {table} ({_columns(names)})
+        SELECT {_columns(names)} FROM jsonb_populate_recordset(NULL::{table}, %(rows)s::jsonb)
+    """
+
+
+def _bury(mapping: EntityMapping[Any]) -> str:
+    return f"""
+        WITH gone AS (SELECT * FROM {_records(mapping, "rows")}),
+        removed AS (
+            DELETE FROM {table_name(mapping.table)} t USING gone r WHERE {same_identity(mapping, "t", "r")}
+                AND (t.crossfeed_epoch, t.crossfeed_version) < (r.crossfeed_epoch, r.crossfeed_version)
+        )
+        INSERT INTO crossfeed.tombstone AS d (entity, partition_key, id, epoch, version, etag, ts, lsn)
+        SELECT {literal(mapping.name)}, {partition_key_of(mapping, "r")}, r.id, r.crossfeed_epoch, r.crossfeed_version,
+            r.crossfeed_etag, r.crossfeed_ts, r.crossfeed_lsn FROM gone r
+        ON CONFLICT (entity, partition_key, id) DO UPDATE SET epoch = excluded.epoch, version = excluded.version,
+            etag = excluded.etag, ts = excluded.ts, lsn = excluded.lsn, at = clock_timestamp()
+        WHERE (excluded.epoch, excluded.version) > (d.epoch, d.version)
+    """
+
+
+def _take_rows(mapping: EntityMapping[Any]) -> str:
+    return f"""
+        UPDATE {table_name(mapping.table)} t SET crossfeed_etag = r.crossfeed_etag, crossfeed_ts = r.crossfeed_ts,
+            crossfeed_lsn = r.crossfeed_lsn
+        FROM {_records(mapping, "rows")} AS r WHERE {same_identity(mapping, "t", "r")}
+    """
+
+
+def _take_tombstones(mapping: EntityMapping[Any]) -> str:
+    return f"""
+        UPDATE crossfeed.tombstone d SET etag = r.crossfeed_etag, ts = r.crossfeed_ts, lsn = r.crossfeed_lsn
+        FROM {_records(mapping, "rows")} AS r WHERE d.entity = {literal(mapping.name)}
+            AND d.partition_key = {partition_key_of(mapping, "r")} AND d.id = r.id
+            AND NOT EXISTS (SELECT FROM {table_name(mapping.table)} t WHERE {same_identity(mapping, "t", "r")})
+    """
+
+
+def _restamp(mapping: EntityMapping[Any]) -> str:
+    return f"""
+        UPDATE {table_name(mapping.table)} t SET crossfeed_version = t.crossfeed_version
+        FROM {_records(mapping, "keys")} AS r WHERE {same_identity(mapping, "t", "r")}
+    """
+
+
+def _bury_absent(mapping: EntityMapping[Any]) -> str:
+    return f"""
+        WITH buried AS (
+            INSERT INTO crossfeed.tombstone AS d (entity, partition_key, id, epoch, version)
+            SELECT {literal(mapping.name)}, {partition_key_of(mapping, "r")}, r.id, p.epoch, 1
+            FROM {_records(mapping, "keys")} AS r, crossfeed.phase p
+            ON CONFLICT (entity, partition_key, id) DO UPDATE SET epoch = excluded.epoch, version = d.version + 1,
+                etag = NULL, ts = NULL, lsn = NULL, at = clock_timestamp()
+            RETURNING entity, partition_key, id, epoch, version
+        )
+        INSERT INTO crossfeed.outbox (slot, entity, partition_key, id, epoch, version, deleted)
+        SELECT crossfeed.slot_of(entity, partition_key, id), entity, partition_key, id, epoch, version, true FROM buried
+    """

@@ -1,0 +1,109 @@
+"""The stores that every test shares: one embedded Postgres and one embedded Cosmos DB, a fresh database per test."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import uuid
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
+
+import migrations
+from core.cosmos.client import CosmosStore, open_cosmos
+from core.domain.mappings import MAPPINGS
+from core.domain.tables import metadata
+from core.local.cosmos import EMULATOR_KEY
+from core.local.postgres import EmbeddedPostgres
+from core.mapping import Mappings
+from core.postgres import capture
+from core.postgres.engine import open_engine
+from core.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+hypothesis_settings.register_profile(
+    "default",
+    deadline=None,  # the machine is shared
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+    derandomize=False,
+    print_blob=True,
+)
+hypothesis_settings.load_profile("default")
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[EmbeddedPostgres]:
+    """One real Postgres for the whole run."""
+    with EmbeddedPostgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def cosmos_endpoint() -> Iterator[str]:
+    """One embedded Cosmos DB, in a process of its own, for the whole run."""
+    process = subprocess.Popen([sys.executable, "-m", "core.local.cosmos"], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        yield json.loads(process.stdout.readline())["endpoint"]
+    finally:
+        process.terminate()
+        process.wait(10)
+        process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def template_database(postgres_server: EmbeddedPostgres) -> str:
+    """A database with the schema, the domain's tables and capture installed; each test gets a copy."""
+
+    async def build() -> None:
+        dsn = await postgres_server.create_database("template_crossfeed")
+        async with open_engine(Settings.load(postgres_dsn=dsn)) as engine, engine.begin() as connection:
+            await connection.run_sync(migrations.upgrade)
+            await connection.run_sync(metadata.create_all)
+            for mapping in Mappings(MAPPINGS):
+                await connection.run_sync(capture.install, mapping)
+
+    asyncio.run(build())
+    return "template_crossfeed"
+
+
+@pytest.fixture
+async def settings(postgres_server: EmbeddedPostgres, template_database: str, cosmos_endpoint: str) -> Settings:
+    """Settings of a fresh installation: a Postgres database and a Cosmos DB database of its own."""
+    name = f"test_{uuid.uuid4().hex}"
+    return Settings.load(
+        postgres_dsn=await postgres_server.create_database(name, template=template_database),
+        cosmos_endpoint=cosmos_endpoint,
+        cosmos_key=EMULATOR_KEY,
+        cosmos_database=name,
+        mappings="core.domain.mappings:MAPPINGS",
+    )
+
+
+@pytest.fixture
+def mappings() -> Mappings:
+    """The example domain's mappings."""
+    return Mappings(MAPPINGS)
+
+
+@pytest.fixture
+async def engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
+    """An engine on the test's own database; the recorded phase is cosmos_only, epoch 1."""
+    async with open_engine(settings) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def cosmos(settings: Settings, mappings: Mappings) -> AsyncIterator[CosmosStore]:
+    """The test's own Cosmos DB database, its containers provisioned."""
+    async with open_cosmos(settings) as store:
+        await store.provision(mappings)
+        yield store
