@@ -1,7 +1,7 @@
 """Decides what a document from the change feed may do to Postgres: pure rules, no I/O.
 
-While Cosmos DB is primary a change is judged by its position (`_ts`, `_lsn`) against what was last taken, while Postgres
-is primary by who wrote it. Two rules go beyond comparing positions:
+While Cosmos DB is primary a change is judged by its position (`_ts`, `_lsn`) against what was last taken; while
+Postgres is primary, by who wrote it. Two rules go beyond comparing positions:
 
 - A row (or tombstone) of an earlier epoch was last written while Postgres was primary, so the position it took says
   nothing about what happened since: a feed batch that slept through two switches could carry an old state with a newer
@@ -119,7 +119,7 @@ def _is_known(change: Change, held: Held) -> bool:
     return current is not None and current.taken_etag == change.etag
 
 
-def _cosmos_is_primary(
+def _cosmos_is_primary(  # noqa: PLR0911 - one line per rule, in their order
     change: Change, held: Held, epoch: int, same_content: Callable[[], bool], *, confirmed: bool
 ) -> Decision:
     if held.stamp is None:

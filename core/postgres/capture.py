@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _MAX_ROUTINE = 40
 _OUTBOX = "crossfeed.outbox (slot, entity, partition_key, id, epoch, version, deleted, traceparent)"
 _TRACE = "nullif(current_setting('crossfeed.traceparent', true), '')"
+_ARM = "SELECT crossfeed.arm({entity}, epoch, phase >= 2 AND state = 'steady') FROM crossfeed.phase"
 _DEFINER = "LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp"
 
 
@@ -43,9 +44,9 @@ def install(target: Executes, mapping: EntityMapping[Any]) -> None:
         mapping: the mapping whose table (and child tables) exist already.
 
     Raises:
-        MappingError: the table is partitioned, a foreign table or a view, or the id is not text.
-        sqlalchemy.exc.DBAPIError: the schema `crossfeed` or the table is missing, a right is missing, or a foreign
-            key between two mapped tables cascades.
+        MappingError: the id is not text.
+        sqlalchemy.exc.DBAPIError: the schema `crossfeed` or the table is missing, a right is missing, the table is
+            partitioned, foreign or a view, or a foreign key between two mapped tables cascades.
 
     """
     if not isinstance(mapping.table.columns["id"].type, sa.String):
@@ -65,7 +66,7 @@ def install(target: Executes, mapping: EntityMapping[Any]) -> None:
         *(statement for child in mapping.children for statement in _child_functions(mapping, child)),
         _register(mapping, routine),
         _refuse_cascades(),
-        f"""SELECT crossfeed.arm({literal(mapping.name)}, epoch, phase >= 2 AND state = 'steady') FROM crossfeed.phase""",
+        _ARM.format(entity=literal(mapping.name)),
     ):
         execute(target, statement)
 
@@ -190,29 +191,29 @@ def _message(mapping: EntityMapping[Any], rows: str, version: str, epoch: str, d
     """
 
 
-def _captured_insert(mapping: EntityMapping[Any], routine: str) -> str:
-    rows = f"(SELECT {partition_key_of(mapping, 'n')} AS partition_key, n.id, n.crossfeed_epoch, n.crossfeed_version FROM new_rows n)"
-    return _function(
-        f"captured_insert_{routine}",
-        f"""BEGIN
-            {_message(mapping, rows, "changed.crossfeed_version", "changed.crossfeed_epoch", "false")};
-            RETURN NULL;
-        END""",
+def _new_rows(mapping: EntityMapping[Any]) -> str:
+    return (
+        f"(SELECT {partition_key_of(mapping, 'n')} AS partition_key, n.id, n.crossfeed_epoch, n.crossfeed_version"
+        " FROM new_rows n)"
     )
+
+
+def _upserts(mapping: EntityMapping[Any]) -> str:
+    return _message(mapping, _new_rows(mapping), "changed.crossfeed_version", "changed.crossfeed_epoch", "false")
+
+
+def _captured_insert(mapping: EntityMapping[Any], routine: str) -> str:
+    return _function(f"captured_insert_{routine}", f"BEGIN {_upserts(mapping)}; RETURN NULL; END")
 
 
 def _captured_update(mapping: EntityMapping[Any], routine: str) -> str:
     """Emit an upsert per new row, then a delete per key that no row has any more."""
     table = table_name(mapping.table)
-    new_rows = (
-        f"(SELECT {partition_key_of(mapping, 'n')} AS partition_key, n.id, n.crossfeed_epoch, n.crossfeed_version"
-        " FROM new_rows n)"
-    )
     left = f"NOT EXISTS (SELECT FROM new_rows n WHERE {same_identity(mapping, 'n', 'o')})"
     return _function(
         f"captured_update_{routine}",
         f"""BEGIN
-            {_message(mapping, new_rows, "changed.crossfeed_version", "changed.crossfeed_epoch", "false")};
+            {_upserts(mapping)};
             IF EXISTS (SELECT FROM old_rows o WHERE {left}) THEN
                 {_bury(mapping, f"SELECT o.* FROM old_rows o WHERE {left}")};
             END IF;
@@ -231,7 +232,7 @@ def _captured_update(mapping: EntityMapping[Any], routine: str) -> str:
 
 def _bury(mapping: EntityMapping[Any], rows: str) -> str:
     """Write tombstones for `rows`, newer than the row and than any tombstone before, and their messages."""
-    gone = f"""(
+    gone = """(
         SELECT crossfeed_dead.entity, crossfeed_dead.partition_key, crossfeed_dead.id, crossfeed_dead.epoch,
             crossfeed_dead.version FROM crossfeed_dead)"""
     return f"""

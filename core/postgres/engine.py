@@ -47,6 +47,7 @@ async def open_engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
     engine = create_async_engine(
         "postgresql+psycopg://",
         async_creator=connect,
+        isolation_level="READ COMMITTED",  # whatever the server's default: the fence and the mirror count on it
         pool_size=settings.postgres_pool_size,
         max_overflow=0,
         pool_pre_ping=True,

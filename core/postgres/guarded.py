@@ -65,6 +65,17 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class _Batch:
+    """What all steps of one guarded write share."""
+
+    connection: AsyncConnection
+    mapping: EntityMapping[Any]
+    phase: PhaseRow
+    reader: DocumentReader
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
 class _Write:
     change: Change
     decision: Apply | Take
@@ -94,31 +105,32 @@ async def apply_documents(
         StoreUnavailableError: a point read was older than the change that asked for it; repeat.
 
     """
-    outcome = Outcome()
-    await _lock_and_check(connection, mapping, phase)
-    changes = await _changes(connection, mapping, documents, outcome)
+    batch = _Batch(connection, mapping, phase, reader, Outcome())
+    await _lock_and_check(batch)
+    changes = await _changes(batch, documents)
     await connection.exec_driver_sql(_LOCK_IDENTITIES, {"identities": [str(identity) for identity in changes]})
     held = dict(zip(changes, await read_held(connection, mapping, list(changes)), strict=True))
     writes: list[_Write] = []
     for identity, change in changes.items():
-        current, decision = await _decide(mapping, change, held[identity], phase, reader, outcome)
+        current, decision = await _decide(batch, change, held[identity])
         match decision:
             case Apply() | Take():
                 writes.append(_Write(current, decision))
             case Quarantine(kind):
-                await _quarantine(connection, mapping, current, kind, held[identity], outcome)
+                await _quarantine(batch, current, kind, held[identity])
             case Ignore() | ReadByKey():
-                outcome.ignored += 1
+                batch.outcome.ignored += 1
     await connection.exec_driver_sql("SELECT set_config('crossfeed.mirroring', 'on', true)")
-    await _write_all(connection, mapping, writes, outcome)
+    await _write_all(batch, writes)
     await connection.exec_driver_sql("SELECT set_config('crossfeed.mirroring', 'off', true)")
-    return outcome
+    return batch.outcome
 
 
-async def _lock_and_check(connection: AsyncConnection, mapping: EntityMapping[Any], phase: PhaseRow) -> None:
+async def _lock_and_check(batch: _Batch) -> None:
+    mapping, phase = batch.mapping, batch.phase
     tables = ", ".join(table_name(table) for table in (mapping.table, *(child.table for child in mapping.children)))
-    await connection.exec_driver_sql(f"LOCK TABLE {tables} IN ROW EXCLUSIVE MODE")
-    now = await read_phase(connection)
+    await batch.connection.exec_driver_sql(f"LOCK TABLE {tables} IN ROW EXCLUSIVE MODE")
+    now = await read_phase(batch.connection)
     if (now.phase, now.epoch) != (phase.phase, phase.epoch):
         msg = (
             f"the batch was read in phase {phase.phase.label}, epoch {phase.epoch};"
@@ -127,18 +139,16 @@ async def _lock_and_check(connection: AsyncConnection, mapping: EntityMapping[An
         raise PrimaryMovedError(msg)
 
 
-async def _changes(
-    connection: AsyncConnection, mapping: EntityMapping[Any], documents: Sequence[Document], outcome: Outcome
-) -> dict[Identity, Change]:
+async def _changes(batch: _Batch, documents: Sequence[Document]) -> dict[Identity, Change]:
     """Return the newest change of each identity; what has no usable identity goes to the dead letters."""
     changes: dict[Identity, Change] = {}
     for document in documents:
         try:
-            change = Change.of(mapping.identity(document), document)
+            change = Change.of(batch.mapping.identity(document), document)
             _check_text_key(change.identity)
         except DocumentRefusedError as error:
-            identity = Identity(mapping.name, "", str(document.get("id", "")))
-            await _dead_letter(connection, identity, str(error), document, outcome)
+            identity = Identity(batch.mapping.name, "", str(document.get("id", "")))
+            await _dead_letter(batch, identity, str(error), document)
             continue
         known = changes.pop(change.identity, None)
         changes[change.identity] = change if known is None or change.position >= known.position else known
@@ -151,19 +161,13 @@ def _check_text_key(identity: Identity) -> None:
         raise DocumentRefusedError(msg)
 
 
-async def _decide(  # noqa: PLR0913 - the facts of one decision
-    mapping: EntityMapping[Any],
-    change: Change,
-    held: Held,
-    phase: PhaseRow,
-    reader: DocumentReader,
-    outcome: Outcome,
-) -> tuple[Change, Decision]:
-    decision = decide(change, held, phase, lambda: _same_content(mapping, change, held))
+async def _decide(batch: _Batch, change: Change, held: Held) -> tuple[Change, Decision]:
+    mapping = batch.mapping
+    decision = decide(change, held, batch.phase, lambda: _same_content(mapping, change, held))
     if not isinstance(decision, ReadByKey):
         return change, decision
-    outcome.reads_by_key += 1
-    document = await reader.read(change.identity)
+    batch.outcome.reads_by_key += 1
+    document = await batch.reader.read(change.identity)
     if document is None:
         # Absence without a tombstone is never a delete; the reconcile looks at it.
         return change, Ignore()
@@ -171,7 +175,7 @@ async def _decide(  # noqa: PLR0913 - the facts of one decision
     if found.etag != change.etag and found.position.ts < change.position.ts:
         msg = f"a read of {mapping.container} by key was older than its change feed"
         raise StoreUnavailableError(msg)
-    return found, decide(found, held, phase, lambda: _same_content(mapping, found, held), confirmed=True)
+    return found, decide(found, held, batch.phase, lambda: _same_content(mapping, found, held), confirmed=True)
 
 
 def _same_content(mapping: EntityMapping[Any], change: Change, held: Held) -> bool:
@@ -184,56 +188,45 @@ def _same_content(mapping: EntityMapping[Any], change: Change, held: Held) -> bo
         return False
 
 
-async def _quarantine(  # noqa: PLR0913 - the facts of one decision
-    connection: AsyncConnection,
-    mapping: EntityMapping[Any],
-    change: Change,
-    kind: str,
-    held: Held,
-    outcome: Outcome,
-) -> None:
+async def _quarantine(batch: _Batch, change: Change, kind: str, held: Held) -> None:
     """Keep the foreign content as a dead letter and write ours again, once per content."""
-    try:
-        content = content_hash(change.document)
-    except DocumentRefusedError:
-        content = f"etag {change.etag}"
     letter = DeadLetter(
-        Direction.TO_POSTGRES,
-        kind,
-        change.identity,
-        f"Cosmos DB was written while Postgres is primary (content {content})",
-        change.document,
+        Direction.TO_POSTGRES, kind, change.identity, quarantine_reason(change.document), change.document
     )
-    if await dead_letters.record(connection, letter):
-        await heal(connection, mapping, held)
-    outcome.quarantined += 1
-    log.warning("mirror.quarantined", kind=kind, entity=mapping.name, document_id=change.identity.id)
+    if await dead_letters.record(batch.connection, letter):
+        await heal(batch.connection, batch.mapping, held)
+    batch.outcome.quarantined += 1
+    log.warning("mirror.quarantined", kind=kind, entity=batch.mapping.name, document_id=change.identity.id)
 
 
-async def _write_all(
-    connection: AsyncConnection, mapping: EntityMapping[Any], writes: list[_Write], outcome: Outcome
-) -> None:
+def quarantine_reason(document: Document) -> str:
+    """Return the reason of a quarantine; the same content has the same reason, so it is healed once."""
+    try:
+        content = content_hash(document)
+    except DocumentRefusedError:
+        content = f"etag {document.get('_etag')}"
+    return f"Cosmos DB was written while Postgres is primary (content {content})"
+
+
+async def _write_all(batch: _Batch, writes: list[_Write]) -> None:
     """Write everything that can be written; a violation that another document of the batch lifts is tried again."""
-    failed = await _bisect(connection, mapping, writes, outcome)
+    failed = await _bisect(batch, writes)
     while failed:
-        again = [write for write, _ in failed]
-        still = await _bisect(connection, mapping, again, outcome)
+        still = await _bisect(batch, [write for write, _ in failed])
         if len(still) == len(failed):
             break
         failed = still
     for write, reason in failed:
-        await _dead_letter(connection, write.change.identity, reason, write.change.document, outcome)
+        await _dead_letter(batch, write.change.identity, reason, write.change.document)
 
 
-async def _bisect(
-    connection: AsyncConnection, mapping: EntityMapping[Any], writes: list[_Write], outcome: Outcome
-) -> list[tuple[_Write, str]]:
+async def _bisect(batch: _Batch, writes: list[_Write]) -> list[tuple[_Write, str]]:
     """Write all of `writes` but the guilty ones, which are returned with the reason."""
     if not writes:
         return []
     try:
-        async with connection.begin_nested():
-            await _write(connection, mapping, writes)
+        async with batch.connection.begin_nested():
+            await _write(batch, writes)
     except (DBAPIError, DocumentRefusedError) as error:
         if isinstance(error, DBAPIError) and not is_documents_fault(error):
             raise
@@ -241,10 +234,8 @@ async def _bisect(
             cause = driver_error(error)
             return [(writes[0], describe(cause) if cause is not None else str(error))]
         half = len(writes) // 2
-        return [
-            *await _bisect(connection, mapping, writes[:half], outcome),
-            *await _bisect(connection, mapping, writes[half:], outcome),
-        ]
+        return [*await _bisect(batch, writes[:half]), *await _bisect(batch, writes[half:])]
+    outcome = batch.outcome
     for write in writes:
         match write.decision:
             case Take():
@@ -256,7 +247,8 @@ async def _bisect(
     return []
 
 
-async def _write(connection: AsyncConnection, mapping: EntityMapping[Any], writes: Sequence[_Write]) -> None:
+async def _write(batch: _Batch, writes: Sequence[_Write]) -> None:
+    connection, mapping = batch.connection, batch.mapping
     applied = [(write.change, write.decision.stamp) for write in writes if isinstance(write.decision, Apply)]
     await put(connection, mapping, [(change, stamp) for change, stamp in applied if not change.deleted])
     await bury(connection, mapping, [(change, stamp) for change, stamp in applied if change.deleted])
@@ -264,9 +256,8 @@ async def _write(connection: AsyncConnection, mapping: EntityMapping[Any], write
     await dead_letters.settle(connection, Direction.TO_POSTGRES, [change.identity for change, _ in applied])
 
 
-async def _dead_letter(
-    connection: AsyncConnection, identity: Identity, reason: str, document: Document, outcome: Outcome
-) -> None:
-    await dead_letters.record(connection, DeadLetter(Direction.TO_POSTGRES, REFUSED, identity, reason, document))
-    outcome.dead_lettered += 1
+async def _dead_letter(batch: _Batch, identity: Identity, reason: str, document: Document) -> None:
+    letter = DeadLetter(Direction.TO_POSTGRES, REFUSED, identity, reason, document)
+    await dead_letters.record(batch.connection, letter)
+    batch.outcome.dead_lettered += 1
     log.warning("mirror.dead_lettered", entity=identity.entity, document_id=identity.id, reason=reason)

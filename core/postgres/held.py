@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from core.content import Document, load_exact
-from core.identity import Identity
-from core.postgres.names import literal, partition_key_of, quoted, same_identity, table_name
+from core.postgres.names import literal, partition_key_of, same_identity, table_name
+from core.postgres.selects import children_of
 from core.stamp import Position, Stamp
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
+    from core.identity import Identity
     from core.mapping import EntityMapping
 
 
@@ -39,7 +40,9 @@ class HeldRow:
         """
         row = load_exact(self.json)
         row.update({name: load_exact(items) for name, items in self.children.items()})
-        return mapping.document_of_row(row)
+        document = mapping.document_of_row(row)
+        mapping.check(document)
+        return document
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,18 +120,9 @@ def _stamps(values: Sequence[Any]) -> tuple[Stamp, Position | None, str | None]:
 
 def _statement(mapping: EntityMapping[Any]) -> str:
     table = table_name(mapping.table)
-    children = "".join(
-        f", (SELECT coalesce(json_agg(to_json(c)), '[]')::text FROM {table_name(child.table)} c WHERE "
-        + " AND ".join(
-            f"c.{quoted(theirs)} = t.{quoted(ours)}"
-            for theirs, ours in zip(child.parent, mapping.identity_columns, strict=True)
-        )
-        + ")"
-        for child in mapping.children
-    )
     return f"""
         SELECT w.ordinality, t.crossfeed_epoch, t.crossfeed_version, t.crossfeed_etag, t.crossfeed_ts, t.crossfeed_lsn,
-            to_json(t)::text, d.epoch, d.version, d.etag, d.ts, d.lsn {children}
+            to_json(t)::text, d.epoch, d.version, d.etag, d.ts, d.lsn {children_of(mapping)}
         FROM jsonb_populate_recordset(NULL::{table}, %(keys)s::jsonb) WITH ORDINALITY AS w
         LEFT JOIN {table} t ON {same_identity(mapping, "t", "w")}
         LEFT JOIN crossfeed.tombstone d ON d.entity = {literal(mapping.name)}

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from core.postgres.held import Held, key_record
-from core.postgres.names import STAMP_COLUMNS, TAKEN_COLUMNS, literal, partition_key_of, quoted, same_identity, table_name
+from core.postgres.names import (
+    STAMP_COLUMNS,
+    TAKEN_COLUMNS,
+    literal,
+    partition_key_of,
+    quoted,
+    same_identity,
+    table_name,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,6 +24,7 @@ if TYPE_CHECKING:
 
     from core.mapping import ChildTable, EntityMapping
     from core.postgres.authority import Change
+    from core.projection import Row
     from core.stamp import Stamp
 
     Stamped = Sequence[tuple[Change, Stamp]]
@@ -32,9 +41,20 @@ async def put(connection: AsyncConnection, mapping: EntityMapping[Any], changes:
         return
     rows = [{**mapping.row(change.document), **_taken(change), **_stamp(stamp)} for change, stamp in changes]
     await connection.exec_driver_sql(_put(mapping), {"rows": _json(rows)})
+    await clear_children(connection, mapping, rows)
+    await put_children(connection, mapping, rows)
+
+
+async def clear_children(connection: AsyncConnection, mapping: EntityMapping[Any], rows: Sequence[Row]) -> None:
+    """Remove the child rows of these root rows."""
+    for child in mapping.children:
+        await connection.exec_driver_sql(_clear_children(mapping, child), {"rows": _json(rows)})
+
+
+async def put_children(connection: AsyncConnection, mapping: EntityMapping[Any], rows: Sequence[Row]) -> None:
+    """Insert the child rows that stand under their table's name in these root rows."""
     for child in mapping.children:
         items = [item for row in rows for item in row[child.table.name]]
-        await connection.exec_driver_sql(_clear_children(mapping, child), {"rows": _json(rows)})
         await connection.exec_driver_sql(_put_children(mapping, child), {"rows": _json(items)})
 
 
@@ -59,7 +79,7 @@ async def heal(connection: AsyncConnection, mapping: EntityMapping[Any], held: H
     """Publish what Postgres holds once more: restamp the row, or write the tombstone where there is none."""
     keys = {"keys": _json([key_record(mapping, held.identity)])}
     if held.row is not None:
-        # Not under the mirror setting: the triggers stamp and capture it (a row behind its tombstone: the relay lifts it).
+        # Not under the mirror setting: the triggers stamp and capture it .
         await connection.exec_driver_sql(_restamp(mapping), keys)
     else:
         await connection.exec_driver_sql(_bury_absent(mapping), keys)

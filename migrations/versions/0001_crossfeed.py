@@ -138,7 +138,8 @@ FUNCTIONS = (
     CREATE FUNCTION crossfeed.refuse() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
         RAISE EXCEPTION 'crossfeed: Postgres does not take writes now (%.%)', TG_TABLE_SCHEMA, TG_TABLE_NAME
-            USING ERRCODE = 'CF001', HINT = 'See crossfeed.phase: Cosmos DB is primary, or a switch is draining writers.';
+            USING ERRCODE = 'CF001',
+                HINT = 'Cosmos DB is primary, or a switch is draining writers: see crossfeed.phase.';
     END $$
     """,
     """

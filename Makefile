@@ -1,0 +1,49 @@
+# `make help` lists the targets. PYTHON=… chooses the interpreter, VENV=… the directory of the environment.
+# Written for GNU make 3.81 (macOS) and later.
+
+VENV = .venv
+PYTHON =
+BIN = $(VENV)/bin
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	--no-emit-index-url --no-emit-find-links --no-emit-package crossfeed --group dev
+
+.DEFAULT_GOAL = help
+.PHONY: help environment test lint format demo chaos bench lock clean
+
+help: ## what can be made
+	@grep -E '^[a-z]+: .*##' Makefile | sed -e 's/:.*##/	/' | sort
+
+environment: ## the virtual environment, if it is not as it should be
+	@.ci/environment "$(VENV)" "$(PYTHON)"
+
+test: lint ## every check and every test
+	$(BIN)/python -m pytest -m "not chaos"
+
+lint: environment ## the checks that run nothing: style, types, arrows
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: environment ## rewrite the code as `lint` wants it
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+demo: environment ## both directions on this machine, with a verdict
+	$(BIN)/crossfeed demo
+
+chaos: environment ## the tests that kill and cut for minutes
+	$(BIN)/python -m pytest -m chaos
+
+bench: environment ## numbers for this machine
+	$(BIN)/python -m tests.bench
+
+lock: environment ## choose the newest versions again
+	echo '.[functions,cache,local]' | $(LOCK) --upgrade --output-file requirements.lock.new -
+	{ echo '# Exact versions and hashes of everything in pyproject.toml, made by `make lock`.'; \
+	  cat requirements.lock.new; } > requirements.lock
+	rm requirements.lock.new
+
+clean: ## remove what was made, the environment too
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

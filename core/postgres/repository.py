@@ -1,0 +1,196 @@
+"""Repository[T] on Postgres: plain rows, optimistic by stamp; the triggers do what makes them crossfeed rows."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import orjson
+
+from core.entity import Entity, Loaded, loaded
+from core.errors import ConcurrencyError
+from core.identity import ANYWHERE, Identity, KeyArgument
+from core.postgres.engine import raw
+from core.postgres.failures import translated
+from core.postgres.held import key_record
+from core.postgres.mirrored_rows import clear_children, put_children
+from core.postgres.names import quoted, same_identity, table_name
+from core.postgres.selects import rows_of, select_count, select_rows
+from core.query import Equals, Query
+from core.stamp import Stamp
+
+if TYPE_CHECKING:
+    import builtins
+    from collections.abc import AsyncIterator, Sequence
+
+    from core.mapping import EntityMapping
+    from core.postgres.unit_of_work import PostgresUnitOfWork
+
+T = TypeVar("T", bound=Entity)
+
+_STREAM_ROWS = 500
+_names = itertools.count()
+
+
+class PostgresRepository(Generic[T]):
+    """See core.repository.Repository. Statements run at once, in the unit's transaction; a conflict surfaces there."""
+
+    def __init__(self, work: PostgresUnitOfWork, mapping: EntityMapping[T]) -> None:
+        self._work = work
+        self._mapping = mapping
+
+    async def get_by_id(self, id_: str, *, partition_key: KeyArgument = ANYWHERE) -> T | None:
+        """See Repository."""
+        if partition_key is ANYWHERE:
+            found = await self.list(Query((Equals("id", id_),), limit=1))
+            return found[0] if found else None
+        keys = self._keys(self._mapping.identity_of(partition_key, id_))
+        statement = (
+            f"{rows_of(self._mapping)} JOIN {self._records('keys')} AS k ON {same_identity(self._mapping, 't', 'k')}"
+        )
+        rows = await self._fetch(statement, {"keys": keys})
+        return self._entity(rows[0]) if rows else None
+
+    async def add(self, entity: T) -> None:
+        """See Repository."""
+        mapping = self._mapping
+        document = mapping.document(entity)
+        identity = mapping.identity(document)
+        row = mapping.row(document)
+        columns = ", ".join(quoted(name) for name in mapping.written_columns)
+        statement = f"""
+            INSERT INTO {table_name(mapping.table)} AS t ({columns}) SELECT {columns} FROM {self._records("rows")}
+            RETURNING t.crossfeed_epoch, t.crossfeed_version, pg_current_xact_id()::text
+        """
+        written = await self._write(f"add {identity}", statement, {"rows": _json([row])})
+        await self._write_children(identity, row, replace=False)
+        self._remember(entity, identity, written[0])
+
+    async def update(self, entity: T) -> None:
+        """See Repository."""
+        mapping = self._mapping
+        state = _require_loaded(entity)
+        document = mapping.document(entity)
+        identity = mapping.identity(document)
+        row = mapping.row(document)
+        changes = ", ".join(f"{quoted(name)} = r.{quoted(name)}" for name in mapping.written_columns)
+        statement = f"""
+            UPDATE {table_name(mapping.table)} t SET {changes}
+            FROM {self._records("rows")} AS r, {self._records("keys")} AS k
+            WHERE {same_identity(mapping, "t", "k")}
+                AND t.crossfeed_epoch = %(epoch)s AND t.crossfeed_version = %(version)s
+            RETURNING t.crossfeed_epoch, t.crossfeed_version, pg_current_xact_id()::text
+        """
+        written = await self._write(f"update {identity}", statement, self._expect(state) | {"rows": _json([row])})
+        if not written:
+            raise _moved_on(state)
+        await self._write_children(identity, row, replace=True)
+        self._remember(entity, identity, written[0])
+
+    async def delete(self, entity: T) -> None:
+        """See Repository."""
+        mapping = self._mapping
+        state = _require_loaded(entity)
+        statement = f"""
+            DELETE FROM {table_name(mapping.table)} t USING {self._records("keys")} AS k
+            WHERE {same_identity(mapping, "t", "k")}
+                AND t.crossfeed_epoch = %(epoch)s AND t.crossfeed_version = %(version)s
+            RETURNING t.crossfeed_epoch, t.crossfeed_version, pg_current_xact_id()::text
+        """
+        written = await self._write(f"delete {state.identity}", statement, self._expect(state))
+        if not written:
+            raise _moved_on(state)
+        self._work.remember(entity, None, written[0][2])
+
+    async def exists(self, id_: str, *, partition_key: KeyArgument = ANYWHERE) -> bool:
+        """See Repository."""
+        return await self.get_by_id(id_, partition_key=partition_key) is not None
+
+    async def list(self, query: Query = Query()) -> builtins.list[T]:  # noqa: B008 - frozen
+        """See Repository."""
+        statement, parameters = select_rows(self._mapping, query)
+        return [self._entity(row) for row in await self._fetch(statement, parameters)]
+
+    async def count(self, query: Query = Query()) -> int:  # noqa: B008 - frozen
+        """See Repository."""
+        statement, parameters = select_count(self._mapping, query)
+        return int((await self._fetch(statement, parameters))[0][0])
+
+    async def stream(self, query: Query = Query()) -> AsyncIterator[T]:  # noqa: B008 - frozen
+        """See Repository. A server-side cursor: the transaction stays open meanwhile."""
+        statement, parameters = select_rows(self._mapping, query)
+        driver = await raw(self._work.connection)
+        with translated(f"stream {self._mapping.name}"):
+            async with driver.cursor(name=f"crossfeed_stream_{next(_names)}") as cursor:
+                cursor.itersize = _STREAM_ROWS
+                await cursor.execute(statement.encode(), parameters)
+                async for row in cursor:
+                    yield self._entity(row)
+
+    # -- statements
+
+    def _records(self, parameter: str) -> str:
+        return f"jsonb_populate_recordset(NULL::{table_name(self._mapping.table)}, %({parameter})s::jsonb)"
+
+    def _keys(self, identity: Identity) -> str:
+        return _json([key_record(self._mapping, identity)])
+
+    def _expect(self, state: Loaded) -> dict[str, Any]:
+        return {"keys": self._keys(state.identity), "epoch": state.stamp.epoch, "version": state.stamp.version}
+
+    async def _fetch(self, statement: str, parameters: dict[str, Any]) -> Sequence[Sequence[Any]]:
+        with translated(f"read {self._mapping.name}"):
+            result = await self._work.connection.exec_driver_sql(statement, parameters)
+            return result.all()
+
+    async def _write(self, what: str, statement: str, parameters: dict[str, Any]) -> Sequence[Sequence[Any]]:
+        await self._work.check_writable()
+        with translated(what):
+            result = await self._work.connection.exec_driver_sql(statement, parameters)
+            return result.all()
+
+    async def _write_children(self, identity: Identity, row: dict[str, Any], *, replace: bool) -> None:
+        """Write the aggregate's child tables; the root was stamped already, so its children need not touch it again."""
+        if not self._mapping.children:
+            return
+        connection = self._work.connection
+        with translated(f"write the child tables of {identity}"):
+            await connection.exec_driver_sql("SELECT set_config('crossfeed.mirroring', 'on', true)")
+            if replace:
+                await clear_children(connection, self._mapping, [row])
+            await put_children(connection, self._mapping, [row])
+            await connection.exec_driver_sql("SELECT set_config('crossfeed.mirroring', 'off', true)")
+
+    # -- entities
+
+    def _entity(self, values: Sequence[Any]) -> T:
+        epoch, version, etag, text, *children = values
+        row = json.loads(text)
+        for child, items in zip(self._mapping.children, children, strict=True):
+            row[child.table.name] = json.loads(items)
+        document = self._mapping.document_of_row(row)
+        entity = self._mapping.entity(document)
+        self._work.remember(entity, Loaded(self._mapping.identity(document), Stamp(epoch, version), etag), None)
+        return entity
+
+    def _remember(self, entity: T, identity: Identity, written: Sequence[Any]) -> None:
+        epoch, version, xid = written
+        state = loaded(entity)
+        self._work.remember(entity, Loaded(identity, Stamp(epoch, version), state.etag if state else None), xid)
+
+
+def _json(rows: Sequence[Any]) -> str:
+    return orjson.dumps(rows).decode()
+
+
+def _require_loaded(entity: Entity) -> Loaded:
+    state = loaded(entity)
+    if state is None:
+        msg = f"{type(entity).__name__} {entity.id!r} was not read by a repository; read it, change it, write it back"
+        raise ConcurrencyError(msg)
+    return state
+
+
+def _moved_on(state: Loaded) -> ConcurrencyError:
+    return ConcurrencyError(f"{state.identity} was changed or deleted since it was read at {state.stamp}")
