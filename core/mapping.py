@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import sqlalchemy as sa
 from pydantic import BaseModel
 
-from core.content import Document, check_content
+from core.content import Document, check_content, content_of
 from core.entity import Entity
 from core.errors import DocumentRefusedError, MappingError
-from core.identity import MAX_PARTITION_KEY_BYTES, Identity, KeyPart, check_id
+from core.identity import MAX_PARTITION_KEY_BYTES, Anywhere, Identity, KeyArgument, KeyPart, check_id
 from core.projection import EXTRA_COLUMN, SPELLING_COLUMN, Projection, Row, respell, same_json
 
 if TYPE_CHECKING:
@@ -95,10 +95,26 @@ class EntityMapping(Generic[T]):
         return tuple(dict.fromkeys((*self.key_columns, "id")))
 
     @property
+    def projected_columns(self) -> list[str]:
+        """The columns that a document is rebuilt from: the model's, the key's and the rest's."""
+        return list(dict.fromkeys((*self.projection.column_names, *self.key_columns)))
+
+    @property
     def written_columns(self) -> list[str]:
-        """The columns that a guarded write fills, without stamps: the model's, the key's and the rest's."""
-        names = dict.fromkeys((*self.projection.column_names, *self.key_columns))
-        return [name for name in names if name not in self.table.columns or self.table.columns[name].computed is None]
+        """The columns that a guarded write fills, without stamps: all of those but generated ones."""
+        return [name for name in self.projected_columns if name not in self.table.columns or self.table.columns[name].computed is None]
+
+    def alias(self, field: str) -> str:
+        """Return the document's property name for a field of the model.
+
+        Raises:
+            MappingError: the model has no such field.
+
+        """
+        info = self.model.model_fields.get(field)
+        if info is None:
+            self._fail(f"{self.model.__name__} has no field {field!r}")
+        return info.serialization_alias or info.alias or field
 
     # -- documents and entities
 
@@ -106,10 +122,14 @@ class EntityMapping(Generic[T]):
         """Return the entity's content as its stored document, checked for both stores.
 
         Raises:
-            DocumentRefusedError: one of the stores cannot hold it.
+            DocumentRefusedError: one of the stores cannot hold it, or a field holds what its type does not allow.
 
         """
-        document = entity.model_dump(mode="json", by_alias=True, warnings="error")
+        try:
+            document = entity.model_dump(mode="json", by_alias=True, warnings="error")
+        except ValueError as error:
+            msg = f"{self.name}: the entity cannot be written as the JSON that its model describes"
+            raise DocumentRefusedError(msg) from error
         self.check(document)
         return document
 
@@ -152,22 +172,45 @@ class EntityMapping(Generic[T]):
             raise DocumentRefusedError(msg)
         return Identity.of(self.name, [self._part(document, index) for index in range(len(self.paths))], id_)
 
+    def identity_of(self, partition_key: KeyArgument, id_: str) -> Identity:
+        """Return the identity with this partition key, a value or a value per level.
+
+        Raises:
+            DocumentRefusedError: the key has another number of levels.
+
+        """
+        if isinstance(partition_key, Anywhere):
+            msg = f"{self.name}: an identity needs a partition key"
+            raise DocumentRefusedError(msg)
+        parts = [partition_key] if isinstance(partition_key, str | int | float | None) else list(partition_key)
+        if len(parts) != len(self.paths):
+            msg = f"{self.name}: the partition key has {len(self.paths)} levels, not {len(parts)}"
+            raise DocumentRefusedError(msg)
+        return Identity.of(self.name, parts, id_)
+
     # -- documents and rows
 
     def row(self, document: Document) -> Row:
         """Project a document to its row; children's rows stand under their table's name.
 
         Raises:
-            DocumentRefusedError: the document does not fit the model.
+            DocumentRefusedError: the document does not fit the model, or its partition key is not the text or number
+                that the model makes of it (which would be another identity).
 
         """
-        row = self.projection.row(document)
+        row = self.projection.row(content_of(document))
         for index, column in enumerate(self.key_columns):
-            row.setdefault(column, self._part(document, index))
+            part = self._part(document, index)
+            if not same_json(row.setdefault(column, part), part):
+                msg = f"{self.name}: the model reads the partition key at {self.paths[index]} as another value"
+                raise DocumentRefusedError(msg)
         for child in self.children:
             projection = self.child_projections[child.field]
-            alias = self._alias(child.field)
+            alias = self.alias(child.field)
             items = document.get(alias) or []
+            if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+                msg = f"{self.name}: {alias} lives in a table of its own and must be a list of objects"
+                raise DocumentRefusedError(msg)
             if not items:
                 row[SPELLING_COLUMN] = (row[SPELLING_COLUMN] or {}) | {alias: _kept_empty_list(document, alias)}
             row[child.table.name] = [
@@ -185,22 +228,17 @@ class EntityMapping(Generic[T]):
         """Rebuild the document of a row, as `to_json` gave it with the children under their table's name.
 
         Raises:
-            DocumentRefusedError: the row does not fit the model, or its content cannot live in Cosmos DB.
+            DocumentRefusedError: the row does not fit the model.
 
         """
         document = self.projection.document(row)
         for child in self.children:
             projection = self.child_projections[child.field]
             items = sorted(row.get(child.table.name) or [], key=lambda item: item[child.position])
-            alias = self._alias(child.field)
+            alias = self.alias(child.field)
             document[alias] = [projection.document(item) for item in items]
             respell(document, alias, (row.get(SPELLING_COLUMN) or {}).get(alias))
-        self.check(document)
         return document
-
-    def same_content(self, one: Document, other: Document) -> bool:
-        """Whether two contents are equal to the letter."""
-        return same_json(one, other)
 
     def tombstone_content(self, identity: Identity, ttl: int) -> Document:
         """Return the content of the tombstone document: the key, a TTL in seconds, unique key paths filled uniquely."""
@@ -225,10 +263,6 @@ class EntityMapping(Generic[T]):
             msg = f"{self.name}: the partition key at {self.paths[index]} is no string, number, boolean or null"
             raise DocumentRefusedError(msg)
         return value
-
-    def _alias(self, field: str) -> str:
-        info = self.model.model_fields[field]
-        return info.serialization_alias or info.alias or field
 
     def _segments(self, path: str) -> list[str]:
         segments = path.split("/")[1:]
@@ -266,6 +300,8 @@ class EntityMapping(Generic[T]):
             self._fail(f"table {self.table.fullname} has no column 'id'")
         if missing := [name for name in self.key_columns if name not in self.table.columns]:
             self._fail(f"table {self.table.fullname} has no column {', '.join(missing)}")
+        if computed := [name for name in self.identity_columns if self.table.columns[name].computed is not None]:
+            self._fail(f"{', '.join(computed)} is generated, but triggers must see the key before the row is stored")
         wanted = set(self.identity_columns)
         constraints = [
             {column.name for column in constraint.columns}

@@ -9,7 +9,7 @@ import orjson
 
 from core.content import Document, load_exact
 from core.postgres.names import literal, partition_key_of, same_identity, table_name
-from core.postgres.selects import children_of
+from core.postgres.selects import children_of, row_of
 from core.stamp import Position, Stamp
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _statement(mapping: EntityMapping[Any]) -> str:
     table = table_name(mapping.table)
     return f"""
         SELECT w.ordinality, t.crossfeed_epoch, t.crossfeed_version, t.crossfeed_etag, t.crossfeed_ts, t.crossfeed_lsn,
-            to_json(t)::text, d.epoch, d.version, d.etag, d.ts, d.lsn {children_of(mapping)}
+            {row_of(mapping)}, d.epoch, d.version, d.etag, d.ts, d.lsn {children_of(mapping)}
         FROM jsonb_populate_recordset(NULL::{table}, %(keys)s::jsonb) WITH ORDINALITY AS w
         LEFT JOIN {table} t ON {same_identity(mapping, "t", "w")}
         LEFT JOIN crossfeed.tombstone d ON d.entity = {literal(mapping.name)}

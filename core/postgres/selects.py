@@ -36,9 +36,18 @@ def select_count(mapping: EntityMapping[Any], query: Query) -> tuple[str, Parame
 def rows_of(mapping: EntityMapping[Any]) -> str:
     """Return `SELECT … FROM table t`: epoch, version, etag, the row and each child table's rows as JSON text."""
     return (
-        "SELECT t.crossfeed_epoch, t.crossfeed_version, t.crossfeed_etag, to_json(t)::text"
+        f"SELECT t.crossfeed_epoch, t.crossfeed_version, t.crossfeed_etag, {row_of(mapping)}"
         f"{children_of(mapping)} FROM {table_name(mapping.table)} t"
     )
+
+
+def row_of(mapping: EntityMapping[Any]) -> str:
+    """Return the select item that is the mapped columns of root row `t` as JSON text, NULL where there is no row.
+
+    Other columns of the table are none of the document's: what they hold must not refuse it.
+    """
+    columns = ", ".join(f"t.{quoted(name)}" for name in mapping.projected_columns)
+    return f"CASE WHEN t.id IS NOT NULL THEN (SELECT to_json(r)::text FROM (SELECT {columns}) AS r) END"
 
 
 def children_of(mapping: EntityMapping[Any]) -> str:
