@@ -1,0 +1,1 @@
+"""Cosmos DB -> Postgres: the change feed is read, mirrored and acknowledged, page by page."""

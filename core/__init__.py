@@ -1,0 +1,103 @@
+"""Crossfeed's public API; each name is imported when it is first used, so that a process pays for what it needs."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from core.crossfeed import Crossfeed
+    from core.entity import Entity
+    from core.errors import (
+        AlreadyExistsError,
+        ConcurrencyError,
+        ConfigurationError,
+        ConflictError,
+        CrossfeedError,
+        CrossPartitionError,
+        DocumentRefusedError,
+        MappingError,
+        NotFoundError,
+        OutcomeUnknownError,
+        PermanentError,
+        PrimaryMovedError,
+        SchemaError,
+        StoreUnavailableError,
+        TransientError,
+    )
+    from core.identity import ANYWHERE, Identity
+    from core.instant import Instant
+    from core.mapping import ChildTable, EntityMapping, Mappings
+    from core.phases import Phase, PhaseRow, PhaseState
+    from core.query import Before, Equals, NotBefore, OneOf, Order, Query
+    from core.repository import EntityRepository, Repository, UnitOfWork
+    from core.settings import Settings
+    from core.stamp import Stamp
+
+__all__ = [
+    "ANYWHERE",
+    "AlreadyExistsError",
+    "Before",
+    "ChildTable",
+    "ConcurrencyError",
+    "ConfigurationError",
+    "ConflictError",
+    "CrossPartitionError",
+    "Crossfeed",
+    "CrossfeedError",
+    "DocumentRefusedError",
+    "Entity",
+    "EntityMapping",
+    "EntityRepository",
+    "Equals",
+    "Identity",
+    "Instant",
+    "MappingError",
+    "Mappings",
+    "NotBefore",
+    "NotFoundError",
+    "OneOf",
+    "Order",
+    "OutcomeUnknownError",
+    "PermanentError",
+    "Phase",
+    "PhaseRow",
+    "PhaseState",
+    "PrimaryMovedError",
+    "Query",
+    "Repository",
+    "SchemaError",
+    "Settings",
+    "Stamp",
+    "StoreUnavailableError",
+    "TransientError",
+    "UnitOfWork",
+]
+
+_HOMES = {
+    "core.crossfeed": ("Crossfeed",),
+    "core.entity": ("Entity",),
+    "core.identity": ("ANYWHERE", "Identity"),
+    "core.instant": ("Instant",),
+    "core.mapping": ("ChildTable", "EntityMapping", "Mappings"),
+    "core.phases": ("Phase", "PhaseRow", "PhaseState"),
+    "core.query": ("Before", "Equals", "NotBefore", "OneOf", "Order", "Query"),
+    "core.repository": ("EntityRepository", "Repository", "UnitOfWork"),
+    "core.settings": ("Settings",),
+    "core.stamp": ("Stamp",),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - any of the names above
+    if name not in __all__:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    # Whatever has no other home is an error.
+    value = getattr(importlib.import_module(_HOME_OF.get(name, "core.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any, NoReturn
 
 import rfc8785
@@ -20,10 +20,13 @@ ENVELOPE = "crossfeed"
 
 SYSTEM_PROPERTIES = frozenset({"_rid", "_self", "_etag", "_attachments", "_ts", "_lsn", "_metadata"})
 MAX_DOCUMENT_BYTES = 2 * 1024 * 1024
+MAX_DEPTH = 128
+"""Cosmos DB's limit on objects and arrays inside each other, the document itself counted."""
 ENVELOPE_BYTES = 1024
 """Room kept below Cosmos DB's 2 MB for our own property and the system properties."""
 
 _MAX_EXACT = 2**53
+_MAX_DIGITS = 400
 _HASH_SCHEME = "1"
 
 
@@ -72,10 +75,10 @@ def check_content(document: Document) -> None:
     Raises:
         DocumentRefusedError: a number that a JSON double cannot hold exactly, NaN or an infinity, a NUL
             character or half a surrogate pair in a text or a property name, a value that is not JSON,
-            or a document over 2 MB. The message names the place as a JSON path.
+            more than 128 levels, or a document over 2 MB. The message names the place as a JSON path.
 
     """
-    _check(document, "$")
+    _check(document, "$", 1)
     size = len(json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode())
     if size > MAX_DOCUMENT_BYTES - ENVELOPE_BYTES:
         msg = (
@@ -85,7 +88,7 @@ def check_content(document: Document) -> None:
         raise DocumentRefusedError(msg)
 
 
-def _check(value: Any, path: str) -> None:  # noqa: ANN401 - any JSON value
+def _check(value: Any, path: str, depth: int) -> None:  # noqa: ANN401 - any JSON value
     match value:
         case str():
             _check_text(value, path)
@@ -96,17 +99,23 @@ def _check(value: Any, path: str) -> None:  # noqa: ANN401 - any JSON value
         case float():
             if not math.isfinite(value):
                 _refuse(path, f"{value} is not a JSON number")
+        case dict() | list() if depth > MAX_DEPTH:
+            _refuse(f"{path[:200]}…", f"objects and arrays inside each other, more than {MAX_DEPTH} levels")
         case dict():
-            for key, item in value.items():
-                if not isinstance(key, str):
-                    _refuse(path, f"a property name must be a string, not {type(key).__name__}")
-                _check_text(key, path)
-                _check(item, f"{path}.{key}")
+            _check_object(value, path, depth)
         case list():
             for index, item in enumerate(value):
-                _check(item, f"{path}[{index}]")
+                _check(item, f"{path}[{index}]", depth + 1)
         case _:
             _refuse(path, f"{type(value).__name__} is not a JSON value")
+
+
+def _check_object(value: dict[Any, Any], path: str, depth: int) -> None:
+    for key, item in value.items():
+        if not isinstance(key, str):
+            _refuse(path, f"a property name must be a string, not {type(key).__name__}")
+        _check_text(key, path)
+        _check(item, f"{path}.{key}", depth + 1)
 
 
 def _check_text(text: str, path: str) -> None:
@@ -120,11 +129,16 @@ def _check_text(text: str, path: str) -> None:
 
 
 def _as_double(value: int, path: str) -> float:
+    """Return the double that every JSON reader makes of an integer, if it is spelled back with the same digits.
+
+    Beyond 2^53 a double has two faithful spellings, its exact value and its shortest digits: 2^68 is both
+    295147905179352825856 and 295147905179352830000.
+    """
     try:
         double = float(value)
     except OverflowError:
         double = math.inf
-    if not math.isfinite(double) or int(double) != value:
+    if not math.isfinite(double) or (int(double) != value and Decimal(repr(double)) != value):
         _refuse(path, "an integer that a JSON double cannot hold exactly")
     return double
 
@@ -133,23 +147,32 @@ def load_exact(text: str | bytes) -> Any:  # noqa: ANN401 - any JSON value
     """Read JSON that Postgres wrote, refusing numbers that a JSON double cannot hold.
 
     Raises:
-        DocumentRefusedError: a number with more digits than a double keeps (written by raw SQL into a numeric or JSONB).
+        DocumentRefusedError: a number with more digits than a double keeps (written by raw SQL into a numeric or
+            JSONB), or nesting that no document may have.
 
     """
-    return json.loads(text, parse_float=_exact_float, parse_int=_exact_int, parse_constant=_exact_float)
+    try:
+        return json.loads(text, parse_float=_exact_float, parse_int=_exact_int, parse_constant=_exact_float)
+    except RecursionError:
+        _refuse("$", f"objects and arrays inside each other, more than {MAX_DEPTH} levels")
 
 
 def _exact_float(text: str) -> float:
     value = float(text)
-    if not math.isfinite(value) or Decimal(repr(value)) != Decimal(text):
+    try:
+        exact = math.isfinite(value) and Decimal(repr(value)) == Decimal(text)
+    except InvalidOperation:  # an exponent beyond what even Decimal holds
+        exact = False
+    if not exact:
         _refuse("$", "a number that a JSON double cannot hold exactly")
     return value
 
 
-def _exact_int(text: str) -> int:
-    value = int(text)
-    _as_double(value, "$")
-    return value
+def _exact_int(text: str) -> float:
+    # Longer ones overflow a double, and int() refuses to read them at all.
+    value = int(text) if len(text) <= _MAX_DIGITS else 10**_MAX_DIGITS
+    double = _as_double(value, "$")
+    return value if -_MAX_EXACT <= value <= _MAX_EXACT else double
 
 
 def _refuse(path: str, why: str) -> NoReturn:

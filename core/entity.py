@@ -28,7 +28,12 @@ class Entity(BaseModel):
     stored documents are PascalCase or camelCase.
     """
 
-    model_config = ConfigDict(extra="allow", validate_by_name=True, validate_by_alias=True)
+    model_config = ConfigDict(
+        extra="allow",
+        validate_by_name=True,
+        validate_by_alias=True,
+        ser_json_inf_nan="constants",  # else NaN in an unknown property would be written as null
+    )
 
     id: str
 

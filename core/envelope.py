@@ -42,21 +42,20 @@ class Internal:
 
 Author = Ours | Foreign | Internal
 FOREIGN: Final = Foreign()
+_MAX_COUNT = 2**53
+"""Epochs and versions stay below: a JSON double counts no further, and a Postgres bigint must have room to go on."""
 
 
 def author_of(document: Document) -> Author:
     """Say who wrote a document, recomputing its hash; never trusts an envelope that does not verify."""
     envelope = document.get(ENVELOPE)
-    if not isinstance(envelope, dict):
-        return FOREIGN
-    epoch, version = envelope.get("epoch"), envelope.get("version")
-    if not _is_count(epoch):
+    if not isinstance(envelope, dict) or not _is_count(epoch := envelope.get("epoch")):
         return FOREIGN
     kind = envelope.get("kind")
     if isinstance(kind, str) and kind:
         return Internal(kind, epoch)
-    origin = envelope.get("origin")
-    if not _is_count(version) or origin not in {o.value for o in Origin}:
+    version, origin = envelope.get("version"), envelope.get("origin")
+    if not _is_count(version) or not isinstance(origin, str) or origin not in {o.value for o in Origin}:
         return FOREIGN
     try:
         verified = envelope.get("hash") == content_hash(document)
@@ -68,7 +67,7 @@ def author_of(document: Document) -> Author:
 
 
 def _is_count(value: Any) -> TypeGuard[int]:  # noqa: ANN401 - any JSON value
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MAX_COUNT
 
 
 def claimed_version(document: Document) -> int:

@@ -26,7 +26,8 @@ KeyArgument = KeyPart | Sequence[KeyPart] | Anywhere
 
 MAX_ID_BYTES = 1023
 MAX_PARTITION_KEY_BYTES = 2048
-_FORBIDDEN_IN_ID = frozenset("/\\?#")
+_MAX_EXACT = 2**53
+_FORBIDDEN_IN_ID = frozenset("/\\?#\t\r\n")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -56,7 +57,12 @@ class Identity:
 
 
 def key_text(parts: Sequence[KeyPart]) -> str:
-    """Spell a partition key as a JSON array without spaces; equal numbers have equal texts (`1`, `1.0`, `1e0`)."""
+    """Spell a partition key as a JSON array without spaces; equal numbers have equal texts (`1`, `1.0`, `1e0`).
+
+    Raises:
+        DocumentRefusedError: a number that is none, or beyond 2^53, where equal numbers have several texts.
+
+    """
     return "[" + ",".join(map(_part_text, parts)) + "]"
 
 
@@ -65,10 +71,10 @@ def _part_text(part: KeyPart) -> str:
         return json.dumps(part)
     if isinstance(part, str):
         return json.dumps(part, ensure_ascii=False)
-    number = Decimal(repr(part))
-    if not number.is_finite():
-        msg = f"a partition key cannot be {part}"
+    if not -_MAX_EXACT <= part <= _MAX_EXACT:
+        msg = "a partition key cannot be a number beyond 2^53"
         raise DocumentRefusedError(msg)
+    number = Decimal(repr(part))
     text = format(number, "f")
     if "." in text:
         text = text.rstrip("0").rstrip(".")
@@ -76,10 +82,11 @@ def _part_text(part: KeyPart) -> str:
 
 
 def check_id(value: object) -> str:
-    """Return `value` if both stores can hold it as a document id.
+    r"""Return `value` if both stores can hold it as a document id.
 
     Raises:
-        DocumentRefusedError: not a string, empty, longer than 1,023 bytes of UTF-8, or with one of `/ \\ ? #` or NUL.
+        DocumentRefusedError: not a string, empty, longer than 1,023 bytes of UTF-8, `.` or `..`, with a space at its
+            end, or with one of `/ \ ? #`, a tab, a line break or NUL.
 
     """
     if not isinstance(value, str):
@@ -97,7 +104,13 @@ def check_id(value: object) -> str:
         msg = f"the id has {size} bytes; Cosmos DB takes at most {MAX_ID_BYTES}"
         raise DocumentRefusedError(msg)
     if bad := sorted(_FORBIDDEN_IN_ID.intersection(value)):
-        msg = f"the id holds {' '.join(bad)}, which Cosmos DB refuses"
+        msg = f"the id holds {' '.join(map(repr, bad))}, which Cosmos DB refuses"
+        raise DocumentRefusedError(msg)
+    if value.endswith(" "):
+        msg = "the id ends with a space, which Cosmos DB's client refuses"
+        raise DocumentRefusedError(msg)
+    if value in {".", ".."}:
+        msg = f"the id is {value!r}, which every HTTP client takes for a step in the path"
         raise DocumentRefusedError(msg)
     if "\0" in value:
         msg = "the id holds a NUL character, which Postgres cannot store"

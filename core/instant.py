@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from pydantic_core import core_schema
 
@@ -30,7 +30,7 @@ class Instant(datetime):
         """Read an ISO 8601 date and time.
 
         Raises:
-            ValueError: the text is not one.
+            ValueError: the text is not one, or in UTC it lies outside of the years 1 to 9999.
 
         """
         moment = datetime.fromisoformat(_FRACTION.sub(r".\1", text))
@@ -40,11 +40,21 @@ class Instant(datetime):
 
     @classmethod
     def at(cls, moment: datetime) -> Self:
-        """Take over a datetime; a naive one counts as UTC."""
+        """Take over a datetime; a naive one counts as UTC.
+
+        Raises:
+            ValueError: in UTC it lies outside of the years 1 to 9999.
+
+        """
         if isinstance(moment, cls):
             return moment
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
+        try:
+            moment = moment.astimezone(UTC)  # a local time that occurs twice would equal nothing, not even itself
+        except OverflowError as error:
+            msg = "in UTC this lies outside of the years 1 to 9999"
+            raise ValueError(msg) from error
         self = cls.combine(moment.date(), moment.timetz())
         self._text = None
         return self
@@ -53,6 +63,9 @@ class Instant(datetime):
     def text(self) -> str:
         """The spelling in a document."""
         return self._text if self._text is not None else spell(self)
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+        return _revive, (type(self), datetime.combine(self.date(), self.timetz()), self._text)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
@@ -75,6 +88,12 @@ class Instant(datetime):
             return cls.at(value)
         msg = "expected an ISO 8601 text or a datetime"
         raise ValueError(msg)
+
+
+def _revive(cls: type[Instant], moment: datetime, text: str | None) -> Instant:
+    self = cls.at(moment)
+    self._text = text
+    return self
 
 
 def _text_of(value: Instant) -> str:

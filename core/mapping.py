@@ -102,7 +102,11 @@ class EntityMapping(Generic[T]):
     @property
     def written_columns(self) -> list[str]:
         """The columns that a guarded write fills, without stamps: all of those but generated ones."""
-        return [name for name in self.projected_columns if name not in self.table.columns or self.table.columns[name].computed is None]
+        return [
+            name
+            for name in self.projected_columns
+            if name not in self.table.columns or self.table.columns[name].computed is None
+        ]
 
     def alias(self, field: str) -> str:
         """Return the document's property name for a field of the model.

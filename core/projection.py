@@ -1,4 +1,4 @@
-"""Turns documents into table rows and back without losing a letter: columns where there are columns, JSONB for the rest.
+"""Turns documents into table rows and back, losing not a letter: columns where there are columns, JSONB for the rest.
 
 A row is a dictionary from column name to JSON value, the form that Postgres reads with jsonb_populate_recordset and
 writes with to_json. A column holds the meaning of a property (a timestamp, an enum's name); where the document spelled
@@ -10,7 +10,6 @@ beside it and used again for as long as the column still means the same. So for 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +17,13 @@ import sqlalchemy as sa
 from pydantic import BaseModel, ValidationError
 from sqlalchemy.dialects.postgresql import JSONB
 
-from core.content import Document, content_of
 from core.errors import DocumentRefusedError, MappingError
 from core.instant import Instant, spell
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from core.content import Document
 
 Row = dict[str, Any]
 """Column name to JSON value."""
@@ -49,7 +49,8 @@ class Projection:
         body: the JSONB column for properties that have no column (`crossfeed_extra` unless the table has its own).
 
     Raises:
-        MappingError: a column's type cannot carry JSON values faithfully, or `body` is no JSONB column of the table.
+        MappingError: a column's type cannot carry JSON values faithfully, or `body` is no JSONB column of the table, or
+            a field wants the same column.
 
     """
 
@@ -62,6 +63,9 @@ class Projection:
         if body != EXTRA_COLUMN and not isinstance(getattr(table.columns.get(body), "type", None), JSONB):
             msg = f"{model.__name__}: body={body!r} is not a JSONB column of table {table.fullname}"
             raise MappingError(msg)
+        if taken := {body, SPELLING_COLUMN}.intersection(column.name for column in self._columns):
+            msg = f"{model.__name__}: the column {', '.join(taken)} is Crossfeed's, but a field has the same name"
+            raise MappingError(msg)
 
     def column_of(self, alias: str) -> str | None:
         """Return the column that holds the property `alias`, or None."""
@@ -73,16 +77,16 @@ class Projection:
         return [*(column.name for column in self._columns), self.body, SPELLING_COLUMN]
 
     def row(self, document: Mapping[str, Any]) -> Row:
-        """Project a document (system properties and ours are left out).
+        """Project a document's content (see `content_of`).
 
         Raises:
             DocumentRefusedError: the document does not fit the model; the message names places, never values.
 
         """
-        content = content_of(dict(document))
+        content = dict(document)
         dumped = self._dump(self._validate(content, "the document"))
-        row = {column.name: _to_column(column, dumped[column.alias]) for column in self._columns}
-        rest = {key: content.get(key, value) for key, value in dumped.items() if key not in self._aliases}
+        row = {column.name: self._to_column(column, dumped[column.alias]) for column in self._columns}
+        rest = {key: value for key, value in content.items() if key not in self._aliases}
         row[self.body] = rest if rest or self.body != EXTRA_COLUMN else None
         row[SPELLING_COLUMN] = self._spelling(content, row)
         return row
@@ -112,7 +116,7 @@ class Projection:
         return self._validate(content, "the document")
 
     def _from_columns(self, row: Mapping[str, Any]) -> Document:
-        values = {column.alias: _from_column(column, row.get(column.name)) for column in self._columns}
+        values = {column.alias: self._from_column(column, row.get(column.name)) for column in self._columns}
         rest = {key: value for key, value in (row.get(self.body) or {}).items() if key not in self._aliases}
         dumped = self._dump(self._validate({**rest, **values}, "the row"))
         return {column.alias: dumped[column.alias] for column in self._columns}
@@ -136,9 +140,29 @@ class Projection:
             msg = f"{what} does not fit {self.model.__name__}: {places}"
             raise DocumentRefusedError(msg) from None
 
-    @staticmethod
-    def _dump(entity: BaseModel) -> Document:
-        return entity.model_dump(mode="json", by_alias=True)
+    def _dump(self, entity: BaseModel) -> Document:
+        try:
+            return entity.model_dump(mode="json", by_alias=True)
+        except ValueError:  # nesting beyond what pydantic follows; the message may hold values
+            msg = f"the document cannot be written as JSON by {self.model.__name__}"
+            raise DocumentRefusedError(msg) from None
+
+    def _to_column(self, column: _Column, value: Any) -> Any:  # noqa: ANN401 - any JSON value
+        moment = self._moment(column, value)
+        return value if moment is None else spell(moment)[:-2] + "Z"  # six digits: Postgres would round the seventh up
+
+    def _from_column(self, column: _Column, value: Any) -> Any:  # noqa: ANN401 - any JSON value
+        moment = self._moment(column, value)
+        return value if moment is None else spell(moment)
+
+    def _moment(self, column: _Column, value: Any) -> Instant | None:  # noqa: ANN401 - any JSON value
+        if not column.is_timestamp or not isinstance(value, str):
+            return None
+        try:
+            return Instant.parse(value)
+        except ValueError:  # Postgres has more of them: infinity, years before 1 and after 9999
+            msg = f"{self.model.__name__}.{column.name} is no point in time of the years 1 to 9999"
+            raise DocumentRefusedError(msg) from None
 
 
 def respell(document: Document, alias: str, kept: Mapping[str, Any] | None) -> None:
@@ -152,10 +176,30 @@ def respell(document: Document, alias: str, kept: Mapping[str, Any] | None) -> N
 
 
 def same_json(one: Any, other: Any) -> bool:  # noqa: ANN401 - any JSON value
-    """Whether two JSON values are the same to a reader that tells `true` from `1`."""
-    if type(one) is type(other) and isinstance(one, str | int | bool | None):
-        return bool(one == other)
-    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+    """Whether two JSON values are the same to a reader that tells `true` from `1`, but not `1` from `1.0`.
+
+    Both stores spell numbers their own way (`1.0` or `1`, `1e+21` or its digits): that spelling is no content.
+    """
+    match one:
+        case dict():
+            return (
+                isinstance(other, dict)
+                and one.keys() == other.keys()
+                and all(same_json(value, other[key]) for key, value in one.items())
+            )
+        case list():
+            return isinstance(other, list) and len(one) == len(other) and all(map(same_json, one, other))
+        case int() | float() if not isinstance(one, bool):
+            return isinstance(other, int | float) and not isinstance(other, bool) and _same_number(one, other)
+        case _:
+            return type(one) is type(other) and bool(one == other)
+
+
+def _same_number(one: float, other: float) -> bool:
+    try:
+        return one == other or float(one) == float(other)
+    except OverflowError:  # an integer that is no document's
+        return False
 
 
 def _column(model: type[BaseModel], table: sa.Table, field: str) -> _Column:
@@ -165,13 +209,3 @@ def _column(model: type[BaseModel], table: sa.Table, field: str) -> _Column:
         raise MappingError(msg)
     alias = model.model_fields[field].serialization_alias or model.model_fields[field].alias or field
     return _Column(field, alias, isinstance(column.type, sa.DateTime))
-
-
-def _to_column(column: _Column, value: Any) -> Any:  # noqa: ANN401 - any JSON value
-    if not column.is_timestamp or not isinstance(value, str):
-        return value
-    return spell(Instant.parse(value))[:-2] + "Z"  # six digits: Postgres would round the seventh up
-
-
-def _from_column(column: _Column, value: Any) -> Any:  # noqa: ANN401 - any JSON value
-    return spell(Instant.parse(value)) if column.is_timestamp and isinstance(value, str) else value

@@ -55,8 +55,9 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """All conditions must hold. `limit` is a count of entities, None for all. Fields are the model's names, not aliases.
+    """All conditions must hold. `limit` is a count of entities, None for all.
 
+    Fields are the model's names, not aliases.
     A value may carry `spellings`: all the JSON values that old documents use for it (an enum's number, say). A store
     that keeps documents as they were written compares with each of them.
     """

@@ -20,7 +20,7 @@ class Stamp(NamedTuple):
 
 
 class Position(NamedTuple):
-    """Where a document stood in the change feed: `_ts` (whole seconds since 1970), then `_lsn` of its physical partition.
+    """Where a document stood in the change feed: `_ts` (seconds since 1970), then `_lsn` of its physical partition.
 
     A point read knows no `_lsn`; it counts as (`_ts`, AFTER_ALL).
     """

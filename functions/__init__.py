@@ -1,0 +1,1 @@
+"""Every way into a process: what wires it, and the command line."""

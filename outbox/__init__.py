@@ -1,0 +1,1 @@
+"""Postgres to Cosmos DB: the log reader and the relay."""

@@ -31,6 +31,7 @@ _MAX_ROUTINE = 40
 _OUTBOX = "crossfeed.outbox (slot, entity, partition_key, id, epoch, version, deleted, traceparent)"
 _TRACE = "nullif(current_setting('crossfeed.traceparent', true), '')"
 _ARM = "SELECT crossfeed.arm({entity}, epoch, phase >= 2 AND state = 'steady') FROM crossfeed.phase"
+_THIS_TABLE, _CHILD_OID = "crossfeed_this_table", "crossfeed_child_oid"
 _DEFINER = "LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp"
 
 
@@ -80,6 +81,16 @@ def _routine(mapping: EntityMapping[Any]) -> str:
 
 def _function(name: str, body: str) -> str:
     return f"CREATE OR REPLACE FUNCTION crossfeed.{quoted(name)}() RETURNS trigger {_DEFINER} AS $body$ {body} $body$"
+
+
+def _in_place(sql: str, table: str, child: str | None = None) -> str:
+    """Run `sql` with the table's full name (functions search no schema of the user's) and the child's oid filled in."""
+    return f"""
+        DO $do$ BEGIN EXECUTE replace(replace($sql${sql}$sql$, '{_THIS_TABLE}', (
+            SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+            WHERE c.oid = {literal(table)}::regclass)), '{_CHILD_OID}', {literal(child or table)}::regclass::oid::text);
+        END $do$
+    """
 
 
 def _refuse_odd_relations(tables: list[str]) -> str:
@@ -208,9 +219,8 @@ def _captured_insert(mapping: EntityMapping[Any], routine: str) -> str:
 
 def _captured_update(mapping: EntityMapping[Any], routine: str) -> str:
     """Emit an upsert per new row, then a delete per key that no row has any more."""
-    table = table_name(mapping.table)
     left = f"NOT EXISTS (SELECT FROM new_rows n WHERE {same_identity(mapping, 'n', 'o')})"
-    return _function(
+    function = _function(
         f"captured_update_{routine}",
         f"""BEGIN
             {_upserts(mapping)};
@@ -220,7 +230,7 @@ def _captured_update(mapping: EntityMapping[Any], routine: str) -> str:
             IF EXISTS (SELECT FROM old_rows o JOIN new_rows n ON {same_identity(mapping, "n", "o")}
                        WHERE n.crossfeed_version <= o.crossfeed_version) THEN
                 PERFORM set_config('crossfeed.mirroring', 'on', true);
-                UPDATE {table} t SET crossfeed_version = o.crossfeed_version + 1
+                UPDATE {_THIS_TABLE} t SET crossfeed_version = o.crossfeed_version + 1
                     FROM old_rows o JOIN new_rows n ON {same_identity(mapping, "n", "o")}
                     WHERE {same_identity(mapping, "t", "n")} AND n.crossfeed_version <= o.crossfeed_version;
                 PERFORM set_config('crossfeed.mirroring', 'off', true);
@@ -228,6 +238,7 @@ def _captured_update(mapping: EntityMapping[Any], routine: str) -> str:
             RETURN NULL;
         END""",
     )
+    return _in_place(function, table_name(mapping.table))
 
 
 def _bury(mapping: EntityMapping[Any], rows: str) -> str:
@@ -257,21 +268,20 @@ def _captured_delete(mapping: EntityMapping[Any], routine: str) -> str:
 
 def _child_functions(mapping: EntityMapping[Any], child: ChildTable) -> list[str]:
     """Make a write to a child table a write to its root, the roots locked in key order."""
-    root = table_name(mapping.table)
     columns = ", ".join(f"r.{quoted(name)}" for name in mapping.identity_columns)
     parents = ", ".join(quoted(name) for name in child.parent)
 
     def touch(event: str, rows: str) -> str:
         changed = f"({columns}) IN ({rows})"
-        return f"""
-            DO $do$ BEGIN EXECUTE format($format$
-            CREATE OR REPLACE FUNCTION crossfeed.%I() RETURNS trigger {_DEFINER} AS $body$
-            BEGIN
-                PERFORM FROM {root} r WHERE {changed} ORDER BY {columns} FOR UPDATE;
-                UPDATE {root} r SET crossfeed_version = r.crossfeed_version WHERE {changed};
+        function = _function(
+            f"child_{event}_{_CHILD_OID}",
+            f"""BEGIN
+                PERFORM FROM {_THIS_TABLE} r WHERE {changed} ORDER BY {columns} FOR UPDATE;
+                UPDATE {_THIS_TABLE} r SET crossfeed_version = r.crossfeed_version WHERE {changed};
                 RETURN NULL;
-            END $body$ $format$, 'child_{event}_' || {literal(table_name(child.table))}::regclass::oid); END $do$
-        """
+            END""",
+        )
+        return _in_place(function, table_name(mapping.table), table_name(child.table))
 
     old, new = f"SELECT {parents} FROM old_rows", f"SELECT {parents} FROM new_rows"
     return [touch("insert", new), touch("update", f"{old} UNION {new}"), touch("delete", old)]

@@ -66,7 +66,8 @@ async def _probe(engine: AsyncEngine, parameters: dict[str, Any]) -> None:
     except (DBAPIError, psycopg.OperationalError) as error:
         cause = error.orig if isinstance(error, DBAPIError) else error
         where = f"{parameters.get('host', 'localhost')}:{parameters.get('port', '5432')}"
-        why = str(cause).strip().splitlines()[-1]
+        lines = str(cause).strip().splitlines()
+        why = next((line for line in lines if "failed:" in line), lines[-1]).strip()
         msg = f"cannot connect to Postgres at {where}, database {parameters.get('dbname', '')!r}: {why}"
         raise ConfigurationError(msg) from error
 

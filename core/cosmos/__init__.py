@@ -1,0 +1,1 @@
+"""Everything that talks to Azure Cosmos DB, through its official client."""

@@ -1,0 +1,76 @@
+"""Reads and conditionally writes single documents, as everything that writes to Cosmos DB does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from azure.core import MatchConditions
+
+from core.cosmos.failures import DRIVER_ERRORS, Missing, failure_of, read_error
+
+if TYPE_CHECKING:
+    from azure.cosmos.aio import ContainerProxy
+
+    from core.content import Document
+    from core.cosmos.client import CosmosStore
+    from core.identity import Identity, KeyPart
+    from core.mapping import Mappings
+
+
+class Documents(Protocol):
+    """What needs to look at a document itself, whoever wrote it, asks this."""
+
+    async def read(self, identity: Identity) -> Document | None:
+        """Return the document with its system properties (`_etag`, `_ts`), or None where there is none.
+
+        Tombstones and Crossfeed's own documents are returned as well.
+
+        Raises:
+            StoreUnavailableError: Cosmos DB did not answer.
+
+        """
+        ...
+
+
+class CosmosDocuments:
+    """The documents of all mapped containers, by point reads and conditional writes."""
+
+    def __init__(self, store: CosmosStore, mappings: Mappings) -> None:
+        self._store = store
+        self._mappings = mappings
+
+    async def read(self, identity: Identity) -> Document | None:
+        """See Documents."""
+        container = await self._container(identity)
+        try:
+            document = await container.read_item(identity.id, partition_key=key_value(identity.parts))
+        except DRIVER_ERRORS as error:
+            if isinstance(failure_of(error), Missing):
+                return None
+            raise read_error(error, f"reading {identity.entity} {identity.id!r}") from error
+        return dict(document)
+
+    async def create(self, identity: Identity, document: Document) -> str:
+        """Write a document where there is none; return its ETag. Lets the client's errors (DRIVER_ERRORS) through."""
+        container = await self._container(identity)
+        answer = await container.create_item(document, no_response=True)
+        return str(answer.get_response_headers()["etag"])
+
+    async def replace(self, identity: Identity, document: Document, etag: str) -> str:
+        """Write a document in place of exactly the one with this ETag; return the new ETag.
+
+        Lets the client's errors (DRIVER_ERRORS) through.
+        """
+        container = await self._container(identity)
+        answer = await container.replace_item(
+            identity.id, document, etag=etag, match_condition=MatchConditions.IfNotModified, no_response=True
+        )
+        return str(answer.get_response_headers()["etag"])
+
+    async def _container(self, identity: Identity) -> ContainerProxy:
+        return await self._store.existing_container(self._mappings.named(identity.entity))
+
+
+def key_value(parts: list[KeyPart]) -> Any:  # noqa: ANN401 - the SDK's own type has no name that may be imported
+    """Return a partition key as the SDK takes it: one value, or a list of them for a hierarchical key."""
+    return parts[0] if len(parts) == 1 else parts

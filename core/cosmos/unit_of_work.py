@@ -1,0 +1,193 @@
+"""One transaction on Cosmos DB: buffered writes, sent at commit as one operation or as one transactional batch."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+
+from core.cosmos.buffer import Base, Buffer, Pending
+from core.cosmos.documents import CosmosDocuments, key_value
+from core.cosmos.failures import DRIVER_ERRORS, Exists, failure_of, write_error
+from core.cosmos.patience import patiently_write
+from core.cosmos.repository import CosmosRepository
+from core.entity import Entity, Loaded, mark_loaded
+from core.envelope import Origin, Ours, author_of, claimed_version, is_deleted, stamped
+from core.errors import AlreadyExistsError, CrossPartitionError, PermanentError, PrimaryMovedError
+from core.stamp import Stamp
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from core.content import Document
+    from core.cosmos.client import CosmosStore
+    from core.mapping import Mappings
+    from core.repository import EntityRepository
+
+T = TypeVar("T", bound=Entity)
+R = TypeVar("R", bound="EntityRepository[Any]")
+
+MAX_OPERATIONS: Final = 100
+"""How many operations one transactional batch of Cosmos DB takes."""
+
+TOMBSTONE_TTL_S: Final = 30 * 24 * 3600
+_MAX_ROUNDS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Operation:
+    """What is sent for one pending write: a create, or a replace of the document with this ETag."""
+
+    pending: Pending
+    document: Document
+    stamp: Stamp
+    etag: str | None
+
+
+class CosmosUnitOfWork:
+    """Implements core.repository.UnitOfWork; writes while Cosmos DB is the primary.
+
+    Args:
+        store: the opened database.
+        mappings: all mappings.
+        epoch: the current epoch, which stamps the writes.
+        tombstone_ttl_s: how long a tombstone lives, in seconds.
+
+    """
+
+    def __init__(
+        self, store: CosmosStore, mappings: Mappings, epoch: int, tombstone_ttl_s: int = TOMBSTONE_TTL_S
+    ) -> None:
+        self._store = store
+        self._mappings = mappings
+        self._epoch = epoch
+        self._ttl_s = tombstone_ttl_s
+        self._buffer = Buffer(epoch)
+        self._documents = CosmosDocuments(store, mappings)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.rollback()
+
+    def __getitem__(self, model: type[T]) -> CosmosRepository[T]:
+        """See UnitOfWork."""
+        return CosmosRepository(self._store, self._mappings, self._mappings.of(model), self._buffer, self._epoch)
+
+    def of(self, repository: type[R]) -> R:
+        """See UnitOfWork."""
+        return repository(self[repository.model])
+
+    async def rollback(self) -> None:
+        """See UnitOfWork."""
+        self._buffer.clear()
+
+    async def commit(self) -> None:
+        """See UnitOfWork. After a failure the unit is empty, and its entities are as they were.
+
+        Raises:
+            PermanentError: more than 100 writes; Cosmos DB takes no more in one transaction.
+
+        """
+        pending = list(self._buffer)
+        self._buffer.clear()
+        if not pending:
+            return
+        _check_scope(pending)
+        tombstones: dict[int, Base] = {}
+        for rounds_left in reversed(range(_MAX_ROUNDS)):
+            operations = [self._operation(write, tombstones.get(index)) for index, write in enumerate(pending)]
+            try:
+                etags = await patiently_write(partial(self._send, operations))
+            except DRIVER_ERRORS as error:
+                in_the_way = isinstance(failure_of(error), Exists) and rounds_left > 0
+                tombstones = await self._tombstones(pending) if in_the_way else {}
+                if not tombstones:
+                    raise write_error(error, _described(pending)) from error
+            else:
+                for operation, etag in zip(operations, etags, strict=True):
+                    _mark_committed(operation, etag)
+                return
+
+    def _operation(self, write: Pending, tombstone: Base | None) -> _Operation:
+        base = write.base or tombstone
+        stamp = Stamp(self._epoch, (base.version if base else 0) + 1)
+        deleted = write.content is None
+        content = write.mapping.tombstone_content(write.identity, self._ttl_s) if deleted else write.content
+        document = stamped(content or {}, stamp, Origin.COSMOS, deleted=deleted)
+        return _Operation(write, document, stamp, base.etag if base else None)
+
+    async def _send(self, operations: list[_Operation]) -> list[str]:
+        """Send all operations atomically; return the new ETags. Lets the client's errors through."""
+        if len(operations) == 1:
+            [only] = operations
+            if only.etag is None:
+                return [await self._documents.create(only.pending.identity, only.document)]
+            return [await self._documents.replace(only.pending.identity, only.document, only.etag)]
+        first = operations[0].pending
+        container = await self._store.existing_container(first.mapping)
+        results = await container.execute_item_batch(
+            [_batched(operation) for operation in operations], partition_key=key_value(first.identity.parts)
+        )
+        return [str(result["eTag"]) for result in results]
+
+    async def _tombstones(self, pending: list[Pending]) -> dict[int, Base]:
+        """Find the tombstones in the way of entities that are added: they may be replaced.
+
+        Raises:
+            AlreadyExistsError: a live document is in the way.
+            PrimaryMovedError: a tombstone of a later epoch is.
+
+        """
+        added = [index for index, write in enumerate(pending) if write.base is None]
+        documents = await asyncio.gather(*(self._documents.read(pending[index].identity) for index in added))
+        found: dict[int, Base] = {}
+        for index, document in zip(added, documents, strict=True):
+            if document is None:
+                continue
+            identity = pending[index].identity
+            if not is_deleted(document):
+                msg = f"{identity} exists already"
+                raise AlreadyExistsError(msg)
+            author = author_of(document)
+            if isinstance(author, Ours) and author.stamp.epoch > self._epoch:
+                msg = f"{identity} was deleted in epoch {author.stamp.epoch}, this unit of work is of {self._epoch}"
+                raise PrimaryMovedError(msg)
+            found[index] = Base(str(document["_etag"]), claimed_version(document))
+        return found
+
+
+def _mark_committed(operation: _Operation, etag: str) -> None:
+    state = None if operation.pending.content is None else Loaded(operation.pending.identity, operation.stamp, etag)
+    for holder in operation.pending.holders:
+        mark_loaded(holder, state)
+
+
+def _check_scope(pending: list[Pending]) -> None:
+    scopes = {(write.mapping.container, write.identity.partition_key) for write in pending}
+    if len(scopes) > 1:
+        containers = sorted({container for container, _ in scopes})
+        msg = (
+            f"this unit of work writes to {len(scopes)} logical partitions (of {', '.join(containers)});"
+            " Cosmos DB commits one atomically: use a unit of work for each"
+        )
+        raise CrossPartitionError(msg)
+    if len(pending) > MAX_OPERATIONS:
+        msg = f"this unit of work has {len(pending)} writes; Cosmos DB commits at most {MAX_OPERATIONS} atomically"
+        raise PermanentError(msg)
+
+
+def _batched(operation: _Operation) -> tuple[Any, ...]:
+    if operation.etag is None:
+        return ("create", (operation.document,))
+    return ("replace", (operation.pending.identity.id, operation.document), {"if_match_etag": operation.etag})
+
+
+def _described(pending: list[Pending]) -> str:
+    first = pending[0].identity
+    more = f" and {len(pending) - 1} more" if len(pending) > 1 else ""
+    return f"committing {first.entity} {first.id!r}{more}"

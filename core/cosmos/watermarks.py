@@ -1,0 +1,77 @@
+"""Writes one watermark document into every feed range of a container, so that a reader knows how far it has read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from core.cosmos.failures import DRIVER_ERRORS, write_error
+from core.cosmos.feed import feed_ranges
+from core.envelope import internal_document
+from core.identity import Identity
+from core.mapping import RESERVED_ID_PREFIX
+
+if TYPE_CHECKING:
+    from core.content import Document
+    from core.cosmos.client import CosmosStore
+    from core.mapping import EntityMapping
+
+WATERMARK = "watermark"
+"""The `crossfeed.kind` of these documents."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watermark:
+    """A watermark that was written: its `_ts` (whole seconds since 1970), its `_etag` and its id."""
+
+    ts: int
+    etag: str
+    id: str
+
+
+async def write_watermarks(
+    store: CosmosStore, mapping: EntityMapping[Any], epoch: int, ttl: int
+) -> dict[str, Watermark]:
+    """Write the watermark of an epoch into every feed range of the mapping's container.
+
+    May be repeated: the same documents are written again, and come out of the feed again.
+
+    Args:
+        store: the opened database.
+        mapping: whose container.
+        epoch: the epoch that the watermarks open.
+        ttl: how long they live, in seconds.
+
+    Returns:
+        What was written, by the key of its feed range (see `core.cosmos.feed.FeedRange`).
+
+    Raises:
+        StoreUnavailableError: Cosmos DB did not take one of them; some may have been written.
+        OutcomeUnknownError: one of them was not answered; some may have been written.
+
+    """
+    container = store.container(mapping)
+    open_ranges = {item.key: item.token for item in await feed_ranges(container)}
+    written: dict[str, Watermark] = {}
+    try:
+        for probe in count():
+            if not open_ranges:
+                break
+            document, parts = _candidate(mapping, epoch, ttl, probe)
+            point = await container.feed_range_from_partition_key(parts)
+            for key, token in open_ranges.items():
+                if await container.is_feed_range_subset(dict(token), point):
+                    stored = await container.upsert_item(document)
+                    written[key] = Watermark(int(stored["_ts"]), str(stored["_etag"]), str(stored["id"]))
+                    del open_ranges[key]
+                    break
+    except DRIVER_ERRORS as error:
+        raise write_error(error, f"writing the watermark of epoch {epoch} to {mapping.container!r}") from error
+    return written
+
+
+def _candidate(mapping: EntityMapping[Any], epoch: int, ttl: int, probe: int) -> tuple[Document, list[Any]]:
+    id_ = f"{RESERVED_ID_PREFIX}{WATERMARK}-{epoch}-{probe}"
+    identity = Identity.of(mapping.name, [id_] * len(mapping.paths), id_)
+    return internal_document(WATERMARK, epoch, mapping.tombstone_content(identity, ttl)), list(identity.parts)

@@ -1,0 +1,1 @@
+"""The worked example: Mystira, interactive stories for children, which moves from Cosmos DB to Postgres."""

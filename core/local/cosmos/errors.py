@@ -1,0 +1,79 @@
+"""Names every refusal of the server as the status, sub-status and message that Cosmos DB answers."""
+
+from __future__ import annotations
+
+from typing import Final
+
+REASONS: Final[dict[int, tuple[str, str]]] = {
+    200: ("OK", "OK"),
+    201: ("Created", "Created"),
+    204: ("No Content", "NoContent"),
+    207: ("Multi-Status", "MultiStatus"),
+    304: ("Not Modified", "NotModified"),
+    400: ("Bad Request", "BadRequest"),
+    401: ("Unauthorized", "Unauthorized"),
+    403: ("Forbidden", "Forbidden"),
+    404: ("Not Found", "NotFound"),
+    405: ("Method Not Allowed", "MethodNotAllowed"),
+    408: ("Request Timeout", "RequestTimeout"),
+    409: ("Conflict", "Conflict"),
+    410: ("Gone", "Gone"),
+    412: ("Precondition Failed", "PreconditionFailed"),
+    413: ("Request Entity Too Large", "RequestEntityTooLarge"),
+    424: ("Failed Dependency", "FailedDependency"),
+    429: ("Too Many Requests", "TooManyRequests"),
+    431: ("Request Header Fields Too Large", "RequestHeaderFieldsTooLarge"),
+    449: ("Retry With", "RetryWith"),
+    500: ("Internal Server Error", "InternalServerError"),
+    503: ("Service Unavailable", "ServiceUnavailable"),
+}
+
+
+class CosmosError(Exception):
+    """A refusal: HTTP `status`, Cosmos `substatus` (0 = none) and a `message` for the caller."""
+
+    def __init__(self, status: int, message: str, substatus: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+        self.substatus = substatus
+        self.message = message
+
+    @property
+    def code(self) -> str:
+        """The `code` of the error body, such as `NotFound`."""
+        return REASONS[self.status][1]
+
+
+def bad_request(message: str, substatus: int = 0) -> CosmosError:
+    """Return a 400; sub-status 1001 is a partition key mismatch, 1004 asks for a query plan, 1024 a stale container."""
+    return CosmosError(400, message, substatus)
+
+
+def unsupported(feature: str) -> CosmosError:
+    """Return the 400 that names a feature this server does not have."""
+    return CosmosError(400, f"Not supported by the embedded Cosmos DB server: {feature}.")
+
+
+def not_found(message: str = "Resource Not Found.", substatus: int = 0) -> CosmosError:
+    """Return a 404; sub-status 1002 is a session not yet available, 1003 a missing owner."""
+    return CosmosError(404, message, substatus)
+
+
+def conflict(message: str = "Resource with specified id or name already exists.") -> CosmosError:
+    """Return a 409."""
+    return CosmosError(409, message)
+
+
+def precondition_failed() -> CosmosError:
+    """Return the 412 of an If-Match or If-None-Match that does not hold."""
+    return CosmosError(412, "One of the specified pre-condition is not met.")
+
+
+def gone(message: str, substatus: int = 1002) -> CosmosError:
+    """Return a 410; sub-status 1002 is a partition key range that is gone, 1007 a split in progress."""
+    return CosmosError(410, message, substatus)
+
+
+def too_large(message: str = "Request size is too large.") -> CosmosError:
+    """Return a 413."""
+    return CosmosError(413, message)

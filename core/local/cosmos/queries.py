@@ -1,0 +1,159 @@
+"""Answers queries over documents, and over the account's own resources."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from core.local.cosmos.errors import bad_request
+from core.local.cosmos.messages import Request, Response, json_response
+from core.local.cosmos.sql.filters import partition_key_of
+from core.local.cosmos.sql.paging import collected, decode, streamed
+from core.local.cosmos.sql.plan import query_plan
+from core.local.cosmos.sql.program import Program, compile_query
+from core.local.cosmos.targets import Target, check_session, logical_partition, target_of
+
+if TYPE_CHECKING:
+    from core.local.cosmos.container import Container
+
+DEFAULT_PAGE = 100
+NO_LIMIT = 1 << 30
+_CROSS_PARTITION = (
+    "Cross partition query is required but disabled. Please set x-ms-documentdb-query-enablecrosspartition to true, "
+    "specify x-ms-documentdb-partitionkey, or revise your query to avoid this exception."
+)
+
+_NEEDS_PLAN = (
+    "The provided cross partition query can not be directly served by the gateway. This is a first chance (internal) "
+    "exception that all newer clients will know how to handle gracefully. This exception is traced, but unless you see "
+    "it bubble up as an exception (which only happens on older SDK clients), then you can safely ignore this message."
+)
+_METRICS = (
+    "totalExecutionTimeInMs=0.10;queryCompileTimeInMs=0.01;queryLogicalPlanBuildTimeInMs=0.01;"
+    "queryPhysicalPlanBuildTimeInMs=0.01;queryOptimizationTimeInMs=0.00;VMExecutionTimeInMs=0.05;"
+    "indexLookupTimeInMs=0.00;documentLoadTimeInMs=0.01;systemFunctionExecuteTimeInMs=0.00;"
+    "userFunctionExecuteTimeInMs=0.00;retrievedDocumentCount={retrieved};retrievedDocumentSize={size};"
+    "outputDocumentCount={count};outputDocumentSize={size};writeOutputTimeInMs=0.00;indexUtilizationRatio=1.00"
+)
+
+
+def run(request: Request, container: Container) -> Response:
+    """Answer a query.
+
+    Raises:
+        CosmosError: 400 for a query that is not valid or would need the cross-partition header.
+    """
+    program, environment = _program(request.json_object())
+    target = target_of(request, container)
+    if not target.scoped:
+        allowed = request.flag("x-ms-documentdb-query-enablecrosspartition")
+        if allowed and not program.streams:
+            raise bad_request(_NEEDS_PLAN, 1004)
+        key = partition_key_of(program.query, environment, container.key_definition.paths)
+        if key is not None:
+            target = logical_partition(key, container)
+        elif not allowed:
+            raise bad_request(_CROSS_PARTITION)
+    return _answer(request, program, environment, target, container)
+
+
+def read_all(request: Request, container: Container) -> Response:
+    """Answer a read of all documents.
+
+    Raises:
+        CosmosError: 400 for a continuation that is not valid.
+    """
+    return _answer(request, compile_query("SELECT * FROM c"), {}, target_of(request, container), container)
+
+
+def _answer(
+    request: Request, program: Program, environment: dict[str, Any], target: Target, container: Container
+) -> Response:
+    for partition in target.partitions:
+        check_session(request, partition)
+    resume = decode(request.headers.get("x-ms-continuation"))
+    answer = streamed if program.streams else collected
+    page = answer(program, environment, target, page_size(request), resume)
+    count = str(len(page.rows))
+    rid = container.properties["_rid"]
+    body = orjson.dumps({"_rid": rid, "Documents": page.rows, "_count": len(page.rows)})
+    headers = {
+        "x-ms-item-count": count,
+        "x-ms-session-token": ",".join(f"{partition.id}:-1#{partition.lsn}" for partition in target.partitions),
+        "x-ms-alt-content-path": container.path,
+        "x-ms-content-path": rid,
+    }
+    if target.partitions:
+        headers["x-ms-documentdb-partitionkeyrangeid"] = target.partitions[0].id
+        headers["lsn"] = str(target.partitions[0].lsn)
+    if page.token is not None:
+        headers["x-ms-continuation"] = page.token
+    if request.flag("x-ms-documentdb-populatequerymetrics"):
+        # A count is read from the index alone.
+        retrieved = 0 if program.aggregates and all(name == "COUNT" for name, _ in program.aggregates) else count
+        headers["x-ms-documentdb-query-metrics"] = _METRICS.format(count=count, retrieved=retrieved, size=len(body))
+    if request.flag("x-ms-cosmos-populateindexmetrics"):
+        headers["x-ms-cosmos-index-utilization"] = _index_metrics(container)
+    return Response(200, body, headers, 2.3 + 0.05 * len(page.rows) + len(body) / 10240)
+
+
+def page_size(request: Request) -> int:
+    """Return how many results a page may hold.
+
+    Raises:
+        CosmosError: 400 for a page size that is no integer.
+    """
+    limit = request.number("x-ms-max-item-count")
+    if limit is None:
+        return DEFAULT_PAGE
+    return limit if limit > 0 else NO_LIMIT
+
+
+def _index_metrics(container: Container) -> str:
+    path = f"{container.properties['partitionKey']['paths'][0]}/?"
+    used = {"FilterExpression": "", "IndexSpec": path, "IndexImpactScore": "High"}
+    metrics: dict[str, Any] = {"UtilizedSingleIndexes": [used], "PotentialSingleIndexes": []}
+    metrics |= {"UtilizedCompositeIndexes": [], "PotentialCompositeIndexes": []}
+    return b64encode(orjson.dumps(metrics)).decode()
+
+
+def _program(body: dict[str, Any]) -> tuple[Program, dict[str, Any]]:
+    text, parameters = body.get("query"), body.get("parameters") or []
+    if not isinstance(text, str):
+        raise bad_request("The request lacks the text of its query.")
+    if not isinstance(parameters, list) or not all(isinstance(p, dict) and "name" in p for p in parameters):
+        raise bad_request("The parameters of the query are not valid.")
+    return compile_query(text), {str(p["name"]): p.get("value") for p in parameters}
+
+
+def plan(request: Request, container: Container) -> Response:
+    """Answer a request for a query plan.
+
+    Raises:
+        CosmosError: 400 for a query that is not valid.
+    """
+    program, environment = _program(request.json_object())
+    key = partition_key_of(program.query, environment, container.key_definition.paths)
+    epk = None if key is None else container.key_definition.epk(key)
+    return json_response(200, query_plan(program, environment, epk), {"x-ms-alt-content-path": container.path})
+
+
+def filter_resources(body: dict[str, Any], items: list[dict[str, Any]]) -> list[Any]:
+    """Return the results of a query over databases, containers or offers.
+
+    Raises:
+        CosmosError: 400 for a query that is not valid.
+    """
+    program, environment = _program(body)
+    return program.rows(environment, items)
+
+
+def holds(condition: str, document: dict[str, Any]) -> bool:
+    """Say whether a patch condition (`from c where …`) holds.
+
+    Raises:
+        CosmosError: 400 for a condition that is not valid.
+    """
+    return bool(compile_query(f"SELECT * {condition}").rows({}, (document,)))

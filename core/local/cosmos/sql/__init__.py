@@ -1,0 +1,1 @@
+"""Cosmos SQL: grammar, syntax tree, evaluation and query plans."""

@@ -1,0 +1,1 @@
+"""Moving an application from one store to the other, and back."""

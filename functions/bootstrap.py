@@ -1,0 +1,81 @@
+"""Wires the parts of a process from its settings; every part can be replaced."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from changefeed.processor import Processor
+from core.cosmos.client import open_cosmos
+from core.postgres.engine import open_engine
+from core.postgres.failures import translated
+from core.postgres.fit import check_fit
+from core.postgres.schema import check_schema
+from outbox.relay import Relay, open_relay
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from core.cosmos.client import CosmosStore
+    from core.mapping import Mappings
+    from core.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """The parts of one process, connected and checked. Relay and processor do nothing until they are run."""
+
+    settings: Settings
+    mappings: Mappings
+    engine: AsyncEngine
+    store: CosmosStore
+    relay: Relay
+    processor: Processor
+
+
+@asynccontextmanager
+async def bootstrap(  # noqa: PLR0913 - one keyword per part that can be replaced
+    settings: Settings,
+    *,
+    mappings: Mappings | None = None,
+    engine: AsyncEngine | None = None,
+    store: CosmosStore | None = None,
+    relay: Relay | None = None,
+    processor: Processor | None = None,
+) -> AsyncIterator[Application]:
+    """Connect to both stores, check that they are what the mappings say, and wire what moves documents between them.
+
+    Args:
+        settings: of the process.
+        mappings: instead of those that CROSSFEED_MAPPINGS names.
+        engine: instead of one on CROSSFEED_POSTGRES_DSN; stays open afterwards.
+        store: instead of one on CROSSFEED_COSMOS_ENDPOINT; stays open afterwards.
+        relay: instead of one made from the settings.
+        processor: instead of one made from the settings.
+
+    Raises:
+        ConfigurationError: a store cannot be reached, or what is there does not fit; the message names the cure.
+        StoreUnavailableError: a store failed while it was looked at.
+
+    """
+    known = mappings or settings.load_mappings()
+    async with AsyncExitStack() as stack:
+        postgres = await stack.enter_async_context(open_engine(settings)) if engine is None else engine
+        with translated("checking the schema"):
+            async with postgres.connect() as connection:
+                await check_schema(connection)
+                await check_fit(connection, known)
+        cosmos = await stack.enter_async_context(open_cosmos(settings)) if store is None else store
+        await cosmos.check(known)
+        yield Application(
+            settings,
+            known,
+            postgres,
+            cosmos,
+            relay or open_relay(settings, known, postgres, cosmos),
+            processor
+            or Processor(postgres, cosmos, known, page_size=settings.mirror_page_size, poll_ms=settings.mirror_poll_ms),
+        )

@@ -1,0 +1,103 @@
+"""The processes that move documents, and the migration that has to come before them."""
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated
+
+import structlog
+import typer
+
+from core.errors import ConflictError
+from core.phases import Phase
+from core.settings import Settings
+from core.telemetry import configure_logging
+from functions.cli.running import run, run_until_stopped
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+log = structlog.get_logger()
+
+
+def parse_phase(label: str) -> Phase:
+    """Read a phase from an option."""
+    try:
+        return Phase.named(label)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def migrate(
+    initial_phase: Annotated[
+        Phase | None,
+        typer.Option(
+            parser=parse_phase,
+            metavar="NAME",
+            help="The phase to begin in, such as dual_write_postgres_read; only while no step was ever made.",
+        ),
+    ] = None,
+) -> None:
+    """Create or upgrade the schema `crossfeed` in Postgres. Your own tables are migrated by you.
+
+    A new schema begins in the phase cosmos_only. Running it again changes nothing.
+    """
+    settings = Settings.load()
+    configure_logging(settings)
+    run(_migrate(settings, initial_phase))
+
+
+async def _migrate(settings: Settings, initial_phase: Phase | None) -> None:
+    from core.postgres.engine import open_engine  # noqa: PLC0415 - what `--help` need not load
+    from functions.schema import upgrade  # noqa: PLC0415 - what `--help` need not load
+
+    async with open_engine(settings) as engine:
+        await upgrade(engine)
+        print(await _begin_in(engine, initial_phase))
+
+
+async def _begin_in(engine: "AsyncEngine", initial: Phase | None) -> str:
+    from core.postgres.phases import open_phase, read_phase  # noqa: PLC0415 - what `--help` need not load
+
+    async with engine.connect() as connection:
+        row = await read_phase(connection)
+        steps = (await connection.exec_driver_sql("SELECT count(*) FROM crossfeed.phase_history")).scalar_one()
+    if initial is not None and initial is not row.phase:
+        if steps > 1:
+            msg = (
+                f"the recorded phase is {row.phase.label} and steps were made already, so --initial-phase comes too"
+                " late; use: crossfeed phase set"
+            )
+            raise ConflictError(msg)
+        row = await open_phase(engine, initial, who="crossfeed migrate", why="initial phase")
+    return f"schema crossfeed is current; phase {row.phase.label}, epoch {row.epoch}"
+
+
+def relay() -> None:
+    """Carry what is committed in Postgres to Cosmos DB, until SIGTERM or Ctrl-C.
+
+    Idle while Cosmos DB is the primary, so it may run in every phase.
+    """
+
+    async def body(stop: asyncio.Event) -> None:
+        from functions.bootstrap import bootstrap  # noqa: PLC0415 - what `--help` need not load
+
+        async with bootstrap(Settings.load()) as application:
+            await application.relay.run(stop)
+
+    configure_logging(Settings.load())
+    run_until_stopped(body)
+
+
+def mirror() -> None:
+    """Carry what changes in Cosmos DB to Postgres, until SIGTERM or Ctrl-C: the change feed processor.
+
+    While Postgres is the primary it finds writes that should not have happened, so it may run in every phase.
+    """
+
+    async def body(stop: asyncio.Event) -> None:
+        from functions.bootstrap import bootstrap  # noqa: PLC0415 - what `--help` need not load
+
+        async with bootstrap(Settings.load()) as application:
+            await application.processor.run(stop)
+
+    configure_logging(Settings.load())
+    run_until_stopped(body)

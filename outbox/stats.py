@@ -1,0 +1,73 @@
+"""What a relay has done so far, in numbers, for status lines and metrics."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+RESERVOIR = 4096
+
+
+class Reservoir:
+    """A uniform sample of bounded size of everything added (algorithm R).
+
+    Args:
+        size: how many values are kept.
+        rng: the source of randomness.
+
+    """
+
+    def __init__(self, size: int = RESERVOIR, rng: random.Random | None = None) -> None:
+        self._size = size
+        self._rng = rng or random.Random()  # noqa: S311 - a sample of figures
+        self._values: list[float] = []
+        self.count = 0
+
+    def add(self, value: float) -> None:
+        """Take one more value into account."""
+        self.count += 1
+        if len(self._values) < self._size:
+            self._values.append(value)
+        elif (place := self._rng.randrange(self.count)) < self._size:
+            self._values[place] = value
+
+    def quantile(self, share: float) -> float:
+        """Return the value below which `share` (0 to 1) of them lie; 0.0 if there are none."""
+        if not self._values:
+            return 0.0
+        ordered = sorted(self._values)
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+@dataclass(slots=True)
+class RelayStats:
+    """Counters since the relay was made.
+
+    `messages` counts outbox messages delivered; the documents they name are `published` (written), `unchanged` (this
+    very state was there), `superseded` (a newer one was there), `dead_lettered`, or `absent` (neither row nor
+    tombstone). `lifted` rows stood behind their own tombstone, `quarantined` documents were foreign and in the way.
+    `retries` are passes repeated for infrastructure. Lags are seconds from a message's insert to its delivery.
+    """
+
+    passes: int = 0
+    messages: int = 0
+    published: int = 0
+    unchanged: int = 0
+    superseded: int = 0
+    dead_lettered: int = 0
+    absent: int = 0
+    lifted: int = 0
+    quarantined: int = 0
+    retries: int = 0
+    last_lag_s: float = 0.0
+    lags: Reservoir = field(default_factory=Reservoir)
+
+    @property
+    def p50_s(self) -> float:
+        """The median lag in seconds."""
+        return self.lags.quantile(0.5)
+
+    @property
+    def p99_s(self) -> float:
+        """The 99th percentile of the lag in seconds."""
+        return self.lags.quantile(0.99)

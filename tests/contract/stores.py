@@ -1,0 +1,106 @@
+"""The stores under contract: each opens units of work, and takes documents as the legacy application stored them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import orjson
+from sqlalchemy import text
+
+from core.cosmos.unit_of_work import CosmosUnitOfWork
+from core.postgres.unit_of_work import PostgresUnitOfWork
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from core.content import Document
+    from core.cosmos.client import CosmosStore
+    from core.entity import Entity
+    from core.mapping import EntityMapping, Mappings
+    from core.repository import UnitOfWork
+
+T = TypeVar("T")
+
+
+class Db(Protocol):
+    """What a contract test sees of a store."""
+
+    def unit_of_work(self) -> AbstractAsyncContextManager[UnitOfWork]:
+        """Open a unit of work."""
+        ...
+
+    async def seed(self, mapping: EntityMapping[Any], *documents: Document) -> None:
+        """Put documents into the store as they are, old spellings included, by another way than a repository."""
+        ...
+
+
+class PostgresDb:
+    """Rows as the mirror makes them of documents."""
+
+    def __init__(self, engine: AsyncEngine, mappings: Mappings) -> None:
+        self._engine = engine
+        self._mappings = mappings
+
+    def unit_of_work(self) -> AbstractAsyncContextManager[UnitOfWork]:
+        return PostgresUnitOfWork(self._engine, self._mappings)
+
+    async def seed(self, mapping: EntityMapping[Any], *documents: Document) -> None:
+        rows = orjson.dumps([mapping.row(document) for document in documents]).decode()
+        columns = ", ".join(f'"{name}"' for name in mapping.written_columns)
+        table = mapping.table.fullname
+        statement = (
+            f"INSERT INTO {table} ({columns}) SELECT {columns} FROM jsonb_populate_recordset(NULL::{table}, :rows)"
+        )
+        async with self._engine.begin() as connection:
+            await connection.execute(text(statement.replace("::", "\\:\\:")), {"rows": rows})
+
+    async def empty(self) -> None:
+        """Forget everything, tombstones and the outbox included."""
+        async with self._engine.begin() as connection:
+            for mapping in self._mappings:
+                await connection.execute(text(f"DELETE FROM {mapping.table.fullname}"))
+            for table in ("tombstone", "outbox"):
+                await connection.execute(text(f"DELETE FROM crossfeed.{table}"))
+
+
+class CosmosDb:
+    """Documents, foreign ones among them."""
+
+    def __init__(self, store: CosmosStore, mappings: Mappings) -> None:
+        self._store = store
+        self._mappings = mappings
+
+    def unit_of_work(self) -> AbstractAsyncContextManager[UnitOfWork]:
+        return CosmosUnitOfWork(self._store, self._mappings, epoch=1)
+
+    async def seed(self, mapping: EntityMapping[Any], *documents: Document) -> None:
+        container = self._store.container(mapping)
+        await asyncio.gather(*(container.create_item(document) for document in documents))
+
+
+async def save(db: Db, *entities: Entity) -> None:
+    """Add entities of one logical partition."""
+    async with db.unit_of_work() as work:
+        for entity in entities:
+            await work[type(entity)].add(entity)
+        await work.commit()
+
+
+async def commit_all(db: Db, *writes: tuple[str, Entity]) -> None:
+    """Do writes, each a method of Repository and its entity, in a unit of work of their own, and commit."""
+    async with db.unit_of_work() as work:
+        for method, entity in writes:
+            await getattr(work[type(entity)], method)(entity)
+        await work.commit()
+
+
+async def in_unit(db: Db, action: Callable[[UnitOfWork], Awaitable[T]]) -> T:
+    """Do something in a unit of work of its own, and commit."""
+    async with db.unit_of_work() as work:
+        result = await action(work)
+        await work.commit()
+        return result

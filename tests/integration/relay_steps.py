@@ -1,0 +1,136 @@
+"""What the tests of capture and relay share: a Postgres that is primary, the log as it stands, and a sink in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import psycopg
+
+from core.content import content_hash
+from core.cosmos.documents import CosmosDocuments
+from core.cosmos.publish import Outcome, Publish, Superseded, Unchanged, Written
+from core.envelope import Ours, author_of, is_deleted
+from core.mapping import Mappings
+from core.phases import Phase
+from core.postgres.held import read_held
+from core.postgres.phases import open_phase
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from core.cosmos.client import CosmosStore
+    from core.identity import Identity
+    from core.mapping import EntityMapping
+    from core.phases import PhaseRow
+    from core.settings import Settings
+    from core.stamp import Stamp
+
+
+async def make_primary(engine: AsyncEngine, phase: Phase = Phase.DUAL_WRITE_POSTGRES_READ) -> PhaseRow:
+    return await open_phase(engine, phase, who="test", why="test")
+
+
+async def run(engine: AsyncEngine, *statements: str) -> None:
+    """Run statements in one transaction each."""
+    for statement in statements:
+        async with engine.begin() as connection:
+            await connection.exec_driver_sql(statement)
+
+
+async def connect(settings: Settings) -> psycopg.AsyncConnection[Any]:
+    """A session of somebody who knows nothing of Crossfeed."""
+    return await psycopg.AsyncConnection.connect(settings.require_postgres(), autocommit=True)
+
+
+class Logged(NamedTuple):
+    key: str
+    id: str
+    version: int
+    deleted: bool
+
+
+async def logged(engine: AsyncEngine) -> list[Logged]:
+    """The log, in its order."""
+    async with engine.connect() as connection:
+        result = await connection.exec_driver_sql(
+            "SELECT partition_key, id, version, deleted FROM crossfeed.outbox ORDER BY seq"
+        )
+        return [Logged(*row) for row in result]
+
+
+async def versions(engine: AsyncEngine, table: str) -> dict[str, int]:
+    async with engine.connect() as connection:
+        result = await connection.exec_driver_sql(f"SELECT id, crossfeed_version FROM {table}")
+        return {row[0]: row[1] for row in result}
+
+
+async def letters(engine: AsyncEngine) -> list[tuple[Any, ...]]:
+    async with engine.connect() as connection:
+        result = await connection.exec_driver_sql(
+            "SELECT direction, kind, id, attempts, reason FROM crossfeed.dead_letter ORDER BY number"
+        )
+        return [tuple(row) for row in result]
+
+
+async def until(true: Callable[[], bool | Awaitable[bool]], timeout_s: float = 20) -> None:
+    """Wait until something is true."""
+    async with asyncio.timeout(timeout_s):
+        while not (await found if isinstance(found := true(), Awaitable) else found):  # noqa: ASYNC110 - no event tells
+            await asyncio.sleep(0.01)
+
+
+@dataclass
+class MemorySink:
+    """A guarded target in memory; fails as it is told."""
+
+    states: dict[Identity, Publish] = field(default_factory=dict)
+    history: list[Publish] = field(default_factory=list)
+    before: Callable[[Publish], None] | None = None
+
+    async def write(self, items: Sequence[Publish]) -> list[Outcome]:
+        return [await self._one(item) for item in items]
+
+    async def _one(self, item: Publish) -> Outcome:
+        await asyncio.sleep(0)
+        if self.before is not None:
+            self.before(item)
+        known = self.states.get(item.identity)
+        if known is not None and known.stamp >= item.stamp:
+            return Unchanged("e") if known.stamp == item.stamp else Superseded(known.stamp)
+        self.states[item.identity] = item
+        self.history.append(item)
+        return Written("e")
+
+
+async def differences(
+    engine: AsyncEngine, store: CosmosStore, mapping: EntityMapping[Any], identities: Sequence[Identity]
+) -> list[str]:
+    """Compare what both stores hold of every identity, content and stamp."""
+    async with engine.connect() as connection:
+        held = await read_held(connection, mapping, identities)
+    documents = CosmosDocuments(store, Mappings([mapping]))
+    wrong = []
+    for item in held:
+        found = await documents.read(item.identity)
+        row = item.live_row
+        if found is None:
+            wrong.append(f"{item.identity}: missing")
+            continue
+        author = author_of(found)
+        if not isinstance(author, Ours) or author.stamp != item.stamp or is_deleted(found) != (row is None):
+            wrong.append(f"{item.identity}: {author} instead of {item.stamp}")
+        elif row is not None and content_hash(row.document(mapping)) != content_hash(found):
+            wrong.append(f"{item.identity}: other content")
+    return wrong
+
+
+def stamp_of(document: dict[str, Any] | None) -> Stamp:
+    assert document is not None
+    author = author_of(document)
+    assert isinstance(author, Ours)
+    return author.stamp

@@ -1,0 +1,198 @@
+"""Documents through the real SDK: what is written is read, and every refusal has Cosmos DB's status."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from azure.core import MatchConditions
+from azure.cosmos import PartitionKey
+from azure.cosmos.exceptions import CosmosHttpResponseError
+
+if TYPE_CHECKING:
+    from azure.cosmos.aio import ContainerProxy, DatabaseProxy
+
+    from core.local.cosmos import CosmosServer
+
+
+def content(document: Any) -> dict[str, Any]:
+    return {name: value for name, value in document.items() if not name.startswith("_")}
+
+
+async def status_of(call: Any) -> tuple[int, int]:
+    with pytest.raises(CosmosHttpResponseError) as caught:
+        await call
+    return caught.value.status_code, caught.value.sub_status or 0
+
+
+async def test_a_document_is_read_back_as_it_was_written(container: ContainerProxy) -> None:
+    body = {
+        "id": "a b'ü漢",
+        "pk": "é\u2028/\\?#",
+        "n": 2**53 - 1,
+        "deep": {"list": [1, None, True, 1.5, {}]},
+        "t": "\U0001f600",
+    }
+    written = await container.create_item(body)
+    read = await container.read_item("a b'ü漢", "é\u2028/\\?#")
+    assert content(written) == content(read) == body
+    assert {"_rid", "_self", "_etag", "_attachments", "_ts"} <= read.keys()
+    assert "_lsn" not in read
+
+
+async def test_creating_twice_conflicts_and_missing_documents_are_not_found(container: ContainerProxy) -> None:
+    await container.create_item({"id": "a", "pk": "p"})
+    assert await status_of(container.create_item({"id": "a", "pk": "p"})) == (409, 0)
+    await container.create_item({"id": "a", "pk": "other"})
+    assert await status_of(container.read_item("missing", "p")) == (404, 0)
+    assert await status_of(container.delete_item("missing", "p")) == (404, 0)
+    assert await status_of(container.replace_item("missing", {"id": "missing", "pk": "p"})) == (404, 0)
+
+
+async def test_a_conditional_write_needs_the_current_etag(container: ContainerProxy) -> None:
+    first = await container.create_item({"id": "a", "pk": "p", "v": 1})
+    second = await container.replace_item(
+        "a", {"id": "a", "pk": "p", "v": 2}, etag=first["_etag"], match_condition=MatchConditions.IfNotModified
+    )
+    assert second["_etag"] != first["_etag"]
+    stale = {"etag": first["_etag"], "match_condition": MatchConditions.IfNotModified}
+    assert await status_of(container.replace_item("a", {"id": "a", "pk": "p"}, **stale)) == (412, 0)
+    assert await status_of(container.upsert_item({"id": "a", "pk": "p"}, **stale)) == (412, 0)
+    assert await status_of(container.delete_item("a", "p", **stale)) == (412, 0)
+    assert (await container.read_item("a", "p"))["v"] == 2
+
+
+async def test_a_read_of_a_known_version_is_not_modified(container: ContainerProxy) -> None:
+    document = await container.create_item({"id": "a", "pk": "p"})
+    known = {"etag": document["_etag"], "match_condition": MatchConditions.IfModified}
+    assert dict(await container.read_item("a", "p", **known)) == {}  # the SDK's way of showing a 304
+
+
+async def test_a_partition_key_that_differs_from_the_document_is_refused(container: ContainerProxy) -> None:
+    await container.create_item({"id": "a", "pk": "p"})
+    call = container.client_connection.CreateItem(
+        container.container_link, {"id": "b", "pk": "x"}, {"partitionKey": "y"}
+    )
+    assert await status_of(call) == (400, 1001)
+
+
+@pytest.mark.parametrize("id_", ["", "a/b", "a\\b", "a?b", "a#b", "x" * 1024, "ü" * 512, 5, None])
+async def test_ids_that_cosmos_refuses_are_refused(container: ContainerProxy, id_: object) -> None:
+    call = container.client_connection.CreateItem(
+        container.container_link, {"id": id_, "pk": "p"}, {"partitionKey": "p", "disableAutomaticIdGeneration": True}
+    )
+    with pytest.raises(Exception, match=r"(?i)id|required") as caught:
+        await call
+    assert getattr(caught.value, "status_code", 400) == 400
+
+
+async def test_partition_keys_of_every_type_are_told_apart(container: ContainerProxy) -> None:
+    keys: list[Any] = ["1", 1, 1.5, True, False, None, "", "true"]
+    for index, key in enumerate(keys):
+        await container.create_item({"id": "same", "pk": key, "index": index})
+    await container.create_item({"id": "same"})
+    for index, key in enumerate(keys):
+        partition = key if key is not None else container_null()
+        assert (await container.read_item("same", partition))["index"] == index
+    assert await status_of(container.create_item({"id": "same", "pk": 1.0})) == (409, 0)
+
+
+def container_null() -> Any:
+    from azure.cosmos.partition_key import NullPartitionKeyValue  # noqa: PLC0415 - not in older versions
+
+    return NullPartitionKeyValue
+
+
+async def test_return_minimal_answers_without_a_body(container: ContainerProxy) -> None:
+    answer = await container.upsert_item({"id": "a", "pk": "p"}, no_response=True)
+    assert dict(answer) == {}
+    assert (await container.read_item("a", "p"))["id"] == "a"
+
+
+async def test_a_patch_applies_all_operations_or_none(container: ContainerProxy) -> None:
+    await container.create_item({"id": "a", "pk": "p", "n": 1, "list": [1, 2], "old": "x", "o": {"k": 1}})
+    operations = [
+        {"op": "incr", "path": "/n", "value": 2},
+        {"op": "add", "path": "/list/1", "value": 9},
+        {"op": "add", "path": "/list/-", "value": 3},
+        {"op": "remove", "path": "/old"},
+        {"op": "set", "path": "/o/new", "value": {"x": None}},
+        {"op": "replace", "path": "/o/k", "value": 2},
+        {"op": "move", "from": "/o/k", "path": "/moved"},
+    ]
+    patched = await container.patch_item("a", "p", operations, filter_predicate="from c where c.n = 1")
+    assert content(patched) == {
+        "id": "a", "pk": "p", "n": 3, "list": [1, 9, 2, 3], "o": {"new": {"x": None}}, "moved": 2,
+    }  # fmt: skip
+    half = [{"op": "set", "path": "/n", "value": 100}, {"op": "replace", "path": "/missing", "value": 1}]
+    assert (await status_of(container.patch_item("a", "p", half)))[0] == 400
+    failing = container.patch_item("a", "p", operations[:1], filter_predicate="from c where c.n = 1")
+    assert (await status_of(failing))[0] == 412
+    assert (await status_of(container.patch_item("a", "p", [{"op": "set", "path": "/pk", "value": "q"}])))[0] == 400
+    assert (await container.read_item("a", "p"))["n"] == 3
+
+
+async def test_a_document_over_two_megabytes_is_refused(container: ContainerProxy) -> None:
+    assert (await status_of(container.create_item({"id": "a", "pk": "p", "x": "y" * 2_200_000})))[0] == 413
+    await container.create_item({"id": "a", "pk": "p", "x": "y" * 1_900_000})
+
+
+async def test_documents_expire_by_their_own_and_the_containers_time_to_live(
+    server: CosmosServer, container: ContainerProxy, database: DatabaseProxy
+) -> None:
+    await container.create_item({"id": "short", "pk": "p", "ttl": 10})
+    await container.create_item({"id": "never", "pk": "p"})
+    server.account.clock.advance(9)
+    await container.read_item("short", "p")
+    server.account.clock.advance(2)
+    assert (await status_of(container.read_item("short", "p")))[0] == 404
+    await container.create_item({"id": "short", "pk": "p"})
+    assert [d async for d in container.query_items("SELECT VALUE c.id FROM c ORDER BY c.id")] == ["never", "short"]
+    await database.replace_container(container, PartitionKey("/pk"), default_ttl=100)
+    server.account.clock.advance(101)
+    assert [d async for d in container.query_items("SELECT * FROM c")] == []
+
+
+@pytest.mark.parametrize("ttl", [0, -2, 1.5, "10", True, 2**31])
+async def test_a_time_to_live_that_is_no_positive_integer_is_refused(container: ContainerProxy, ttl: object) -> None:
+    assert (await status_of(container.create_item({"id": "a", "pk": "p", "ttl": ttl})))[0] == 400
+
+
+async def test_a_unique_key_holds_within_a_logical_partition(database: DatabaseProxy) -> None:
+    policy = {"uniqueKeys": [{"paths": ["/email"]}, {"paths": ["/a/b", "/c"]}]}
+    container = await database.create_container("unique", PartitionKey("/pk"), unique_key_policy=policy)
+    await container.create_item({"id": "1", "pk": "p", "email": "x", "a": {"b": 1}, "c": 1})
+    assert (await status_of(container.create_item({"id": "2", "pk": "p", "email": "x", "c": 2})))[0] == 409
+    assert (await status_of(container.create_item({"id": "2", "pk": "p", "email": "y", "a": {"b": 1}, "c": 1})))[
+        0
+    ] == 409
+    await container.create_item({"id": "2", "pk": "q", "email": "x"})
+    await container.upsert_item({"id": "1", "pk": "p", "email": "new"})
+    await container.create_item({"id": "3", "pk": "p", "email": "x", "c": 3})
+    await container.delete_item("3", "p")
+    await container.create_item({"id": "4", "pk": "p", "email": "x", "c": 4})
+    assert (await status_of(container.create_item({"id": "5", "pk": "p", "email": "z", "c": None})))[0] == 409
+
+
+async def test_read_items_returns_what_exists(container: ContainerProxy) -> None:
+    for number in range(30):
+        await container.create_item({"id": f"d{number}", "pk": f"p{number}"})
+    found = await container.read_items([(f"d{number}", f"p{number}") for number in range(0, 40, 2)])
+    assert {document["id"] for document in found} == {f"d{number}" for number in range(0, 30, 2)}
+
+
+async def test_a_hierarchical_key_addresses_documents_by_all_and_queries_by_its_prefix(database: DatabaseProxy) -> None:
+    container = await database.create_container(
+        "tree", PartitionKey(["/tenant", "/user", "/day"], kind="MultiHash"), offer_throughput=18_000
+    )
+    for tenant in "ab":
+        for user in "xy":
+            for day in (1, 2):
+                await container.create_item({"id": "same", "tenant": tenant, "user": user, "day": day})
+    document = await container.read_item("same", ["a", "y", 2])
+    assert (document["tenant"], document["user"], document["day"]) == ("a", "y", 2)
+    assert len([d async for d in container.query_items("SELECT * FROM c", partition_key=["a"])]) == 4
+    assert len([d async for d in container.query_items("SELECT * FROM c", partition_key=["a", "x"])]) == 2
+    assert len([d async for d in container.query_items("SELECT * FROM c", partition_key=["a", "x", 1])]) == 1
+    feed = container.query_items_change_feed(partition_key=["b"], start_time="Beginning")
+    assert {d["tenant"] async for d in feed} == {"b"}

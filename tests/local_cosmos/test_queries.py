@@ -1,0 +1,249 @@
+"""Cosmos SQL through the real SDK."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import pytest_asyncio
+from azure.cosmos import CosmosClient as SyncClient
+from azure.cosmos.exceptions import CosmosHttpResponseError
+
+if TYPE_CHECKING:
+    from azure.cosmos.aio import ContainerProxy
+
+    from core.local.cosmos import CosmosServer
+
+DOCUMENTS: list[dict[str, Any]] = [
+    {"id": "1", "pk": "a", "n": 1, "name": "Anna", "tags": ["x", "y"], "o": {"k": {"d": 1}}, "kind": "odd"},
+    {"id": "2", "pk": "b", "n": 2, "name": "bob", "tags": ["y"], "o": {"k": {"d": 2}}, "none": None, "kind": "even"},
+    {"id": "3", "pk": "c", "n": 3.5, "name": "Čeněk", "tags": [], "kind": "odd"},
+    {"id": "4", "pk": "a", "n": 4, "name": "anna", "items": [{"q": 1, "s": "A"}, {"q": 5, "s": "B"}], "kind": "even"},
+    {"id": "5", "pk": "b", "n": "five", "name": "50% _off", "flag": True, "kind": "odd"},
+]
+
+
+@pytest_asyncio.fixture
+async def filled(container: ContainerProxy) -> ContainerProxy:
+    for document in DOCUMENTS:
+        await container.create_item(document)
+    return container
+
+
+async def ask(container: ContainerProxy, text: str, partition_key: str | None = None, **values: Any) -> list[Any]:
+    parameters: Any = [{"name": f"@{name}", "value": value} for name, value in values.items()]
+    where: Any = {"partition_key": partition_key} if partition_key else {}
+    return [row async for row in container.query_items(text, parameters=parameters, **where)]
+
+
+@pytest.mark.parametrize(
+    ("condition", "ids"),
+    [
+        ("c.n = 1", "1"),
+        ("c.n != 1", "2345"),
+        ("c.n > 1 AND c.n <= 3.5", "23"),
+        ("NOT c.n > 1", "1"),
+        ("c.n < 'z'", "5"),
+        ("c.missing = 1 OR c.id = '3'", "3"),
+        ("NOT (c.missing = 1)", ""),
+        ("c.none = null", "2"),
+        ("IS_NULL(c.none)", "2"),
+        ("IS_DEFINED(c.o) AND NOT IS_DEFINED(c.none)", "1"),
+        ("c.o.k.d = 2", "2"),
+        ('c["o"]["k"]["d"] = 1', "1"),
+        ("c.tags[0] = 'y'", "2"),
+        ("c.n IN (1, 2, 'five')", "125"),
+        ("c.n NOT IN (1, 2)", "345"),
+        ("c.n BETWEEN 2 AND 4", "234"),
+        ("c.name LIKE 'a%'", "4"),
+        ("c.name LIKE '_nna'", "14"),
+        ("c.name NOT LIKE '%n%'", "25"),
+        ("c.name LIKE '%!%%' ESCAPE '!'", "5"),
+        ("c.name LIKE '[Ab]%'", "12"),
+        ("LOWER(c.name) = 'anna'", "14"),
+        ("UPPER(c.name) = UPPER('bOb')", "2"),
+        ("STRINGEQUALS(c.name, 'ANNA', true)", "14"),
+        ("STRINGEQUALS(c.name, 'anna')", "4"),
+        ("CONTAINS(c.name, 'NN', true)", "14"),
+        ("STARTSWITH(c.name, 'A')", "1"),
+        ("ENDSWITH(c.name, 'na')", "14"),
+        ("ARRAY_CONTAINS(c.tags, 'y')", "12"),
+        ("ARRAY_CONTAINS(c.items, {'s': 'A'}, true)", "4"),
+        ("ARRAY_CONTAINS(c.items, {'s': 'A'})", ""),
+        ("ARRAY_LENGTH(c.tags) = 0", "3"),
+        ("EXISTS(SELECT VALUE i FROM i IN c.items WHERE i.q > 3)", "4"),
+        ("c.flag", "5"),
+        ("c.flag = true", "5"),
+        ("c.n % 2 = 0 AND IS_NUMBER(c.n)", "24"),
+        ("c.n + 1 = 2 OR -c.n = -2", "12"),
+        ("c.name || '!' = 'bob!'", "2"),
+        ("(c.n > 3 ? 'big' : 'small') = 'big'", "34"),
+        ("(c.missing ?? c.n) = 4", "4"),
+        ("c.o = {'k': {'d': 1}}", "1"),
+        ("c.tags = ['y']", "2"),
+        ("REGEXMATCH(c.name, '^an', 'i')", "14"),
+        ('c.name = "bob" -- a comment', "2"),
+        ("c.name = '\\u0062ob'", "2"),
+    ],
+)
+async def test_where_selects(filled: ContainerProxy, condition: str, ids: str) -> None:
+    found = await ask(filled, f"SELECT VALUE c.id FROM c WHERE {condition}")
+    assert "".join(sorted(found)) == ids
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("SELECT VALUE COUNT(1) FROM c", [5]),
+        ("SELECT VALUE COUNT(c.flag) FROM c", [1]),
+        ("SELECT VALUE SUM(c.n) FROM c WHERE IS_NUMBER(c.n)", [10.5]),
+        ("SELECT VALUE AVG(c.n) FROM c WHERE c.n < 3", [1.5]),
+        ("SELECT VALUE MAX(c.id) FROM c", ["5"]),
+        ("SELECT VALUE COUNT(1) FROM c WHERE c.id = 'none'", [0]),
+        ("SELECT TOP 2 VALUE c.id FROM c ORDER BY c.id DESC", ["5", "4"]),
+        ("SELECT VALUE c.id FROM c ORDER BY c.id OFFSET 1 LIMIT 2", ["2", "3"]),
+        ("SELECT VALUE c.id FROM c ORDER BY c.kind DESC, c.id", ["1", "3", "5", "2", "4"]),
+        ("SELECT VALUE c.id FROM c WHERE c.id != '5' ORDER BY c.n", ["1", "2", "3", "4"]),
+        ("SELECT DISTINCT VALUE c.kind FROM c ORDER BY c.kind", ["even", "odd"]),
+        ("SELECT VALUE t FROM c JOIN t IN c.tags WHERE c.id = '1'", ["x", "y"]),
+        ("SELECT c.id, i.q FROM c JOIN i IN c.items", [{"id": "4", "q": 1}, {"id": "4", "q": 5}]),
+        ("SELECT c.id AS a, c.missing, 1 + 1, 'x' FROM c WHERE c.id = '1'", [{"a": "1", "$1": 2, "$2": "x"}]),
+        ("SELECT VALUE {'i': c.id, t: [c.n, c.none]} FROM c WHERE c.id = '2'", [{"i": "2", "t": [2, None]}]),
+        ("SELECT VALUE ARRAY(SELECT VALUE i.s FROM i IN c.items) FROM c WHERE c.id = '4'", [["A", "B"]]),
+        ("SELECT VALUE (SELECT VALUE COUNT(1) FROM t IN c.tags) FROM c WHERE c.id = '1'", [2]),
+        ("SELECT VALUE r.o.k FROM root r WHERE r.id = '1'", [{"d": 1}]),
+        ("SELECT VALUE i.s FROM i IN c.items", ["A", "B"]),
+        ("SELECT VALUE SUBSTRING(c.name, 1, 2) FROM c WHERE c.id = '1'", ["nn"]),
+        ("SELECT VALUE DateTimeAdd('mm', 1, '2024-01-31T00:00:00.0000001Z') FROM c WHERE c.id = '1'",
+         ["2024-02-29T00:00:00.0000001Z"]),
+    ],
+)  # fmt: skip
+async def test_select_returns(filled: ContainerProxy, text: str, rows: list[Any]) -> None:
+    assert await ask(filled, text) == rows
+
+
+async def test_grouping_works_in_one_partition_and_is_refused_across_as_the_sdk_cannot_combine_groups(
+    filled: ContainerProxy,
+) -> None:
+    text = "SELECT c.kind, COUNT(1) AS many, MAX(c.n) AS most FROM c GROUP BY c.kind"
+    rows = await ask(filled, text, partition_key="a")
+    assert rows == [{"kind": "odd", "many": 1, "most": 1}, {"kind": "even", "many": 1, "most": 4}]
+    with pytest.raises(CosmosHttpResponseError, match="GroupBy") as caught:
+        await ask(filled, text)
+    assert caught.value.status_code == 400
+
+
+async def test_an_ordered_page_is_resumed_by_its_keys_whatever_was_written_since(container: ContainerProxy) -> None:
+    for number in range(8):
+        await container.create_item({"id": str(number), "pk": "p", "kind": number % 2, "n": number})
+    text = "SELECT VALUE c.id FROM c ORDER BY c.kind DESC, c.n OFFSET 1 LIMIT 6"
+    first = container.query_items(text, partition_key="p", max_item_count=3).by_page()
+    assert [row async for row in await anext(first)] == ["3", "5", "7"]
+    await container.delete_item("1", "p")
+    await container.create_item({"id": "new", "pk": "p", "kind": 1, "n": -1})
+    rest = container.query_items(text, partition_key="p").by_page(first.continuation_token)
+    assert [row async for page in rest async for row in page] == ["0", "2", "4"]
+
+
+async def test_only_a_filter_on_the_partition_key_spares_the_cross_partition_header(
+    server: CosmosServer, filled: ContainerProxy
+) -> None:
+    def sync_queries() -> tuple[list[Any], list[Any]]:
+        with SyncClient(server.endpoint, server.key) as client:
+            container = client.get_database_client("db").get_container_client("items")
+            text = "SELECT c.kind, COUNT(1) AS many FROM c WHERE c.pk = @pk AND c.n > 0 GROUP BY c.kind"
+            pinned = list(container.query_items(text, parameters=[{"name": "@pk", "value": "a"}]))
+            with pytest.raises(CosmosHttpResponseError, match="Cross partition query is required"):
+                list(container.query_items("SELECT * FROM c"))
+            sorted_ = container.query_items("SELECT VALUE c.id FROM c ORDER BY c.id", enable_cross_partition_query=True)
+            return pinned, list(sorted_)
+
+    pinned, in_order = await asyncio.to_thread(sync_queries)
+    assert pinned == [{"kind": "odd", "many": 1}, {"kind": "even", "many": 1}]
+    assert in_order == ["1", "2", "3", "4", "5"]
+
+
+async def test_a_scan_goes_on_over_a_split_without_loss_or_repetition(
+    server: CosmosServer, container: ContainerProxy
+) -> None:
+    for number in range(60):
+        await container.create_item({"id": str(number), "pk": f"p{number}"})
+    stored = server.account.container("db", "items")
+    found: list[str] = []
+    token: str | None = None
+    while True:
+        pages = container.query_items("SELECT VALUE c.id FROM c", max_item_count=4).by_page(token)
+        found.extend([row async for row in await anext(pages)])
+        token = pages.continuation_token
+        if token is None:
+            break
+        if len(stored.partitions) < 7:
+            stored.split(stored.partitions[len(found) % len(stored.partitions)].id)
+    assert sorted(found, key=int) == [str(number) for number in range(60)]
+
+
+async def test_parameters_of_every_type_are_compared_by_value(filled: ContainerProxy) -> None:
+    assert await ask(filled, "SELECT VALUE c.id FROM c WHERE c.o = @o", o={"k": {"d": 2}}) == ["2"]
+    assert await ask(
+        filled, "SELECT VALUE c.id FROM c WHERE ARRAY_CONTAINS(@ids, c.id) ORDER BY c.id", ids=["5", "1"]
+    ) == [
+        "1",
+        "5",
+    ]
+    assert await ask(filled, "SELECT VALUE c.id FROM c WHERE c.name = @name", name="' OR 1=1 --") == []
+
+
+async def test_a_partition_key_narrows_a_query(filled: ContainerProxy) -> None:
+    assert await ask(filled, "SELECT VALUE c.id FROM c", partition_key="a") == ["1", "4"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SELECT * FROM c",
+        "SELECT * FROM c ORDER BY c.id",
+        "SELECT DISTINCT c.id FROM c",
+        "SELECT * FROM c WHERE c.n > 0",
+    ],
+)
+async def test_pages_together_hold_every_row_once(container: ContainerProxy, text: str) -> None:
+    for number in range(1, 32):
+        await container.create_item({"id": f"{number:02}", "pk": f"p{number}", "n": number})
+    iterator = container.query_items(text, max_item_count=4).by_page()
+    found = [[row["id"] async for row in page] async for page in iterator]
+    assert max(len(page) for page in found) <= 4
+    assert sorted(id_ for page in found for id_ in page) == [f"{number:02}" for number in range(1, 32)]
+
+
+async def test_a_page_is_resumed_from_its_token(container: ContainerProxy) -> None:
+    for number in range(10):
+        await container.create_item({"id": str(number), "pk": "p"})
+    first = container.query_items("SELECT VALUE c.id FROM c", partition_key="p", max_item_count=3).by_page()
+    page = [row async for row in await anext(first)]
+    await container.delete_item(page[-1], "p")
+    await container.create_item({"id": "new", "pk": "p"})
+    rest = container.query_items("SELECT VALUE c.id FROM c", partition_key="p").by_page(first.continuation_token)
+    assert [row async for page in rest async for row in page] == [*[str(n) for n in range(3, 10)], "new"]
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("SELECT", "Syntax error"),
+        ("SELECT * FROM c WHERE c.x ==", "Syntax error"),
+        ("SELECT c.order FROM c", "order"),
+        ("SELECT NOSUCH(c.x) FROM c", "NOSUCH"),
+        ("SELECT VALUE udf.twice(c.n) FROM c", "user-defined function twice"),
+        ("SELECT x.n FROM c", "'x'"),
+        ("SELECT * FROM c WHERE c.x = @p", "@p"),
+        ("SELECT LOWER() FROM c", "LOWER"),
+        ("SELECT * FROM c WHERE COUNT(1) > 1", "COUNT"),
+        ("SELECT * FROM c JOIN t IN c.tags", "SELECT *"),
+        ("SELECT * FROM c ORDER BY RANK FullTextScore(c.x, 'a')", "RANK"),
+    ],
+)
+async def test_what_cannot_run_is_refused_by_name(filled: ContainerProxy, text: str, named: str) -> None:
+    with pytest.raises(CosmosHttpResponseError, match=named) as caught:
+        await ask(filled, text)
+    assert caught.value.status_code == 400
