@@ -39,7 +39,8 @@ T = TypeVar("T")
 REPEATED = (TransientError, ConcurrencyError, PrimaryMovedError, PoolExhaustedError)
 """What is tried again, for ever: none of it is a document's fault."""
 
-FIRST_PAUSE_S = 0.005
+BUSY_PAUSE_SHARE = 0.1
+"""The pause after a page, as a share of the longest: short, yet long enough for a few documents to share a commit."""
 GRACE_S = 5.0
 """How long a page may take to finish after the stop, in seconds; then its transaction is rolled back."""
 
@@ -128,10 +129,10 @@ class Processor:
         ]
 
     async def _follow(self, follower: Follower, stop: asyncio.Event) -> None:
-        pause = FIRST_PAUSE_S
+        pause = shortest = self._poll_s * BUSY_PAUSE_SHARE
         while not stop.is_set():
             moved = await self._repeated(partial(follower.catch_up, stop.is_set), stop, follower.name, follower.forget)
-            pause = FIRST_PAUSE_S if moved else min(pause * 2, self._poll_s)
+            pause = shortest if moved else min(pause * 2, self._poll_s)
             await _wait(stop, pause)
 
     async def _repeated(

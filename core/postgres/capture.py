@@ -178,12 +178,10 @@ def _stamp(mapping: EntityMapping[Any], routine: str) -> str:
                 takes_key := {moved};
             END IF;
             IF takes_key THEN
-                SELECT version INTO buried FROM crossfeed.tombstone WHERE entity = {literal(mapping.name)}
+                -- What was taken from Cosmos belongs to the key: the new key's tombstone knows what was taken of it.
+                SELECT version, etag, ts, lsn INTO buried, NEW.crossfeed_etag, NEW.crossfeed_ts, NEW.crossfeed_lsn
+                FROM crossfeed.tombstone WHERE entity = {literal(mapping.name)}
                     AND partition_key = {partition_key_of(mapping, "NEW")} AND id = NEW.id;
-                -- What was taken from Cosmos belongs to the former key.
-                NEW.crossfeed_etag := NULL;
-                NEW.crossfeed_ts := NULL;
-                NEW.crossfeed_lsn := NULL;
             END IF;
             NEW.crossfeed_epoch := TG_ARGV[0]::bigint;
             NEW.crossfeed_version := greatest(reached, coalesce(buried, 0)) + 1;
@@ -248,12 +246,13 @@ def _bury(mapping: EntityMapping[Any], rows: str) -> str:
             crossfeed_dead.version FROM crossfeed_dead)"""
     return f"""
         WITH crossfeed_dead AS (
-            INSERT INTO crossfeed.tombstone AS t (entity, partition_key, id, epoch, version)
+            INSERT INTO crossfeed.tombstone AS t (entity, partition_key, id, epoch, version, etag, ts, lsn)
             SELECT {literal(mapping.name)}, {partition_key_of(mapping, "gone")}, gone.id, TG_ARGV[0]::bigint,
-                gone.crossfeed_version + 1 FROM ({rows}) AS gone ORDER BY 2, 3
+                gone.crossfeed_version + 1, gone.crossfeed_etag, gone.crossfeed_ts, gone.crossfeed_lsn
+            FROM ({rows}) AS gone ORDER BY 2, 3
             ON CONFLICT (entity, partition_key, id) DO UPDATE SET epoch = excluded.epoch,
-                version = greatest(t.version + 1, excluded.version), etag = NULL, ts = NULL, lsn = NULL,
-                at = clock_timestamp()
+                version = greatest(t.version + 1, excluded.version), etag = excluded.etag, ts = excluded.ts,
+                lsn = excluded.lsn, at = clock_timestamp()
             RETURNING t.entity, t.partition_key, t.id, t.epoch, t.version
         )
         {_message(mapping, gone, "changed.version", "changed.epoch", "true")}

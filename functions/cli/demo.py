@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 def demo(  # noqa: PLR0913 - one per option
+    *,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else.")] = False,
     export: Annotated[
         Path | None,

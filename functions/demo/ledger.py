@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from core.envelope import Origin
@@ -97,9 +98,13 @@ class Ledger:
         self._waiting: dict[Origin, dict[Identity, list[Write]]] = {origin: defaultdict(list) for origin in Origin}
         self._seen: dict[Origin, dict[Identity, Sighting]] = {origin: {} for origin in Origin}
 
-    def waiting_for(self, store: Origin) -> list[Identity]:
-        """Return the documents whose writes were not seen in `store` yet, those that wait longest first."""
-        return list(self._waiting[store])
+    def is_waiting_for(self, store: Origin) -> bool:
+        """Whether a write was not seen in `store` yet."""
+        return bool(self._waiting[store])
+
+    def waiting_for(self, store: Origin, limit: int) -> list[Identity]:
+        """Return documents of which a write was not seen in `store` yet, those that wait longest first."""
+        return list(islice(self._waiting[store], limit))
 
     def acknowledged(self, write: Write) -> None:
         """Take down a write that its store has acknowledged."""

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from functions.demo.ledger import Ledger
     from functions.demo.stores import Stores
 
-PAUSE_S = 0.01
+PAUSE_S = 0.02
+IDLE_PAUSE_S = 0.1
+"""Who waits for nothing looks less often: looking costs what is being watched."""
 CHUNK = 200
 PAGE_SIZE = 100
 
@@ -54,7 +56,7 @@ class CosmosObserver:
                 at = time.perf_counter()
                 for document in page.documents:
                     self._see(mapping, document, at)
-            await asyncio.sleep(PAUSE_S)
+            await asyncio.sleep(PAUSE_S if self._ledger.is_waiting_for(Origin.COSMOS) else IDLE_PAUSE_S)
 
     def _see(self, mapping: EntityMapping[Any], document: Document, at: float) -> None:
         if is_internal(document):
@@ -77,10 +79,11 @@ class PostgresObserver:
     async def run(self) -> None:
         """Watch until cancelled."""
         while True:
-            waiting = self._ledger.waiting_for(Origin.POSTGRES)[:CHUNK]
+            started = time.perf_counter()
+            waiting = self._ledger.waiting_for(Origin.POSTGRES, CHUNK)
             if waiting:
                 await self._look(waiting)
-            await asyncio.sleep(PAUSE_S)
+            await asyncio.sleep(max(PAUSE_S, time.perf_counter() - started))
 
     async def _look(self, waiting: list[Identity]) -> None:
         by_entity: dict[str, list[Identity]] = {}

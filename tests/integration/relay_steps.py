@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,6 +12,7 @@ import psycopg
 
 from core.content import content_hash
 from core.cosmos.documents import CosmosDocuments
+from core.cosmos.feed import feed_ranges, pages
 from core.cosmos.publish import Outcome, Publish, Superseded, Unchanged, Written
 from core.envelope import Ours, author_of, is_deleted
 from core.mapping import Mappings
@@ -129,8 +131,24 @@ async def differences(
     return wrong
 
 
-def stamp_of(document: dict[str, Any] | None) -> Stamp:
-    assert document is not None
-    author = author_of(document)
-    assert isinstance(author, Ours)
-    return author.stamp
+class Feed:
+    """Follows the change feed of a container and remembers the stamps of each document, in their order."""
+
+    def __init__(self, store: CosmosStore, mapping: EntityMapping[Any]) -> None:
+        self._container = store.container(mapping)
+        self._continuations: dict[str, str] = {}
+        self.stamps: dict[str, list[Stamp]] = defaultdict(list)
+
+    async def read(self) -> None:
+        for feed_range in await feed_ranges(self._container, refresh=False):
+            async for page in pages(self._container, feed_range, self._continuations.get(feed_range.key), 100):
+                self._continuations[feed_range.key] = page.continuation
+                for document in page.documents:
+                    author = author_of(document)
+                    assert isinstance(author, Ours)
+                    self.stamps[document["id"]].append(author.stamp)
+
+    def check_order(self) -> None:
+        """Fail if a document was ever seen going back, or was written twice in one state."""
+        for stamps in self.stamps.values():
+            assert stamps == sorted(set(stamps))

@@ -73,6 +73,7 @@ async def test_a_batch_of_more_than_a_hundred_operations_is_refused(container: C
     assert caught.value.status_code == 400
 
 
+@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
 async def test_a_batch_over_two_megabytes_is_refused(container: ContainerProxy) -> None:
     with pytest.raises(CosmosHttpResponseError) as caught:
         await container.execute_item_batch([("create", (item(str(n), x="y" * 800_000),)) for n in range(3)], "p")

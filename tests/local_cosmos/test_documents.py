@@ -132,6 +132,7 @@ async def test_a_patch_applies_all_operations_or_none(container: ContainerProxy)
     assert (await container.read_item("a", "p"))["n"] == 3
 
 
+@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
 async def test_a_document_over_two_megabytes_is_refused(container: ContainerProxy) -> None:
     assert (await status_of(container.create_item({"id": "a", "pk": "p", "x": "y" * 2_200_000})))[0] == 413
     await container.create_item({"id": "a", "pk": "p", "x": "y" * 1_900_000})
@@ -172,6 +173,14 @@ async def test_a_unique_key_holds_within_a_logical_partition(database: DatabaseP
     await container.delete_item("3", "p")
     await container.create_item({"id": "4", "pk": "p", "email": "x", "c": 4})
     assert (await status_of(container.create_item({"id": "5", "pk": "p", "email": "z", "c": None})))[0] == 409
+
+
+async def test_a_session_that_has_seen_more_than_the_server_is_told_so(container: ContainerProxy) -> None:
+    written = await container.create_item({"id": "a", "pk": "p"})
+    token = written.get_response_headers()["x-ms-session-token"]
+    assert (await container.read_item("a", "p", session_token=token))["id"] == "a"
+    range_id = token.partition(":")[0]
+    assert await status_of(container.read_item("a", "p", session_token=f"{range_id}:-1#999")) == (404, 1002)
 
 
 async def test_read_items_returns_what_exists(container: ContainerProxy) -> None:

@@ -45,7 +45,7 @@ async def test_feed_ranges_divide_the_documents(container: ContainerProxy) -> No
 
 
 async def test_a_continuation_goes_on_where_the_reader_stopped(container: ContainerProxy) -> None:
-    feed_range = [found async for found in container.read_feed_ranges()][0]
+    feed_range = await anext(aiter(container.read_feed_ranges()))
     _, token = await pages(container, feed_range=feed_range, start_time="Beginning")
     for number in range(20):
         await container.create_item({"id": str(number), "pk": f"p{number}"})
@@ -75,6 +75,28 @@ async def test_a_feed_from_a_time_shows_what_changed_since(server: CosmosServer,
     await container.create_item({"id": "late", "pk": "p"})
     found, _ = await pages(container, start_time=since)
     assert [document["id"] for page in found for document in page] == ["late"]
+
+
+async def test_a_feed_of_one_partition_key_shows_no_other(container: ContainerProxy) -> None:
+    for number in range(30):
+        await container.create_item({"id": str(number), "pk": f"p{number % 10}"})
+    found, _ = await pages(container, start_time="Beginning", partition_key="p3", max_item_count=2)
+    assert [document["id"] for page in found for document in page] == ["3", "13", "23"]
+
+
+async def test_a_feed_of_half_a_physical_partition_shows_only_its_half(container: ContainerProxy) -> None:
+    for number in range(60):
+        await container.create_item({"id": str(number), "pk": f"p{number}"})
+    first = await anext(aiter(container.read_feed_ranges()))
+    halves = []
+    for low, high in (("", "1" + "0" * 31), ("1" + "0" * 31, "2" + "0" * 31)):
+        part: Any = {"Range": {"min": low, "max": high, "isMinInclusive": True, "isMaxInclusive": False}}
+        found, _ = await pages(container, start_time="Beginning", feed_range=part)
+        halves.append({document["id"] for page in found for document in page})
+    whole, _ = await pages(container, start_time="Beginning", feed_range=first)
+    assert all(halves)
+    assert not halves[0] & halves[1]
+    assert halves[0] | halves[1] == {document["id"] for page in whole for document in page}
 
 
 async def test_a_batch_is_one_change_and_never_split_over_pages(container: ContainerProxy) -> None:

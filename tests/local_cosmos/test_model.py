@@ -76,9 +76,7 @@ async def run(script: list[Any]) -> None:
         stored = server.account.container("db", "c")
         readers = [Reader(container, feed_range) async for feed_range in container.read_feed_ranges()]
         model: Model = {}
-        n = 0
-        for step in script:
-            n += 1
+        for n, step in enumerate(script, 1):
             match step:
                 case ("poll", size):
                     for reader in readers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -41,6 +42,6 @@ def test_ranges_share_the_keys_evenly(kind: str, version: int, count: int) -> No
     assert bounds == sorted(set(bounds))
     assert (bounds[0], bounds[-1]) == ("", MAX_EPK)
     keys = [effective_partition_key((f"key{n}",), kind, version) for n in range(500)]
-    shares = [sum(low <= key < high for key in keys) for low, high in zip(bounds, bounds[1:], strict=False)]
+    shares = [sum(low <= key < high for key in keys) for low, high in pairwise(bounds)]
     assert sum(shares) == 500
     assert min(shares) > 500 / count * 0.5

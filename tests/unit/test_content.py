@@ -182,6 +182,7 @@ def test_two_megabytes_are_counted_in_bytes_with_room_for_our_property() -> None
     limit = 2 * 1024 * 1024 - 1024
     frame = len('{"id":"a","a":""}')
     check_content({"id": "a", "a": "x" * (limit - frame)})
+    check_content({"id": "a", "a": "é" * ((limit - frame) // 2)})
     for text in ("x" * (limit - frame + 1), "é" * (limit // 2)):
         with pytest.raises(DocumentRefusedError, match="2 MB"):
             check_content({"id": "a", "a": text})

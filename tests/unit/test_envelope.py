@@ -114,6 +114,14 @@ def test_a_version_that_is_no_count_claims_nothing(version: Any) -> None:
     assert claimed_version({"id": "a", ENVELOPE: {"version": version}}) == 0
 
 
+@pytest.mark.parametrize("value", [False, None, 0, 1, "true", {}])
+def test_nothing_but_true_makes_a_tombstone(value: Any) -> None:
+    document = stamped({"id": "a"}, Stamp(1, 1), Origin.POSTGRES)
+    document[ENVELOPE]["deleted"] = value
+    assert author_of(document) == Ours(Stamp(1, 1), Origin.POSTGRES, deleted=False)
+    assert not is_deleted(document)
+
+
 def test_a_document_without_an_envelope_is_foreign() -> None:
     assert author_of({"id": "a"}) == FOREIGN
     assert claimed_version({"id": "a"}) == 0

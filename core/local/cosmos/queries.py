@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PAGE = 100
 NO_LIMIT = 1 << 30
-_CROSS_PARTITION = (
+CROSS_PARTITION = (
     "Cross partition query is required but disabled. Please set x-ms-documentdb-query-enablecrosspartition to true, "
     "specify x-ms-documentdb-partitionkey, or revise your query to avoid this exception."
 )
@@ -34,7 +34,7 @@ _METRICS = (
     "totalExecutionTimeInMs=0.10;queryCompileTimeInMs=0.01;queryLogicalPlanBuildTimeInMs=0.01;"
     "queryPhysicalPlanBuildTimeInMs=0.01;queryOptimizationTimeInMs=0.00;VMExecutionTimeInMs=0.05;"
     "indexLookupTimeInMs=0.00;documentLoadTimeInMs=0.01;systemFunctionExecuteTimeInMs=0.00;"
-    "userFunctionExecuteTimeInMs=0.00;retrievedDocumentCount={retrieved};retrievedDocumentSize={size};"
+    "userFunctionExecuteTimeInMs=0.00;retrievedDocumentCount={retrieved};retrievedDocumentSize={read};"
     "outputDocumentCount={count};outputDocumentSize={size};writeOutputTimeInMs=0.00;indexUtilizationRatio=1.00"
 )
 
@@ -55,7 +55,7 @@ def run(request: Request, container: Container) -> Response:
         if key is not None:
             target = logical_partition(key, container)
         elif not allowed:
-            raise bad_request(_CROSS_PARTITION)
+            raise bad_request(CROSS_PARTITION)
     return _answer(request, program, environment, target, container)
 
 
@@ -92,8 +92,10 @@ def _answer(
         headers["x-ms-continuation"] = page.token
     if request.flag("x-ms-documentdb-populatequerymetrics"):
         # A count is read from the index alone.
-        retrieved = 0 if program.aggregates and all(name == "COUNT" for name, _ in program.aggregates) else count
-        headers["x-ms-documentdb-query-metrics"] = _METRICS.format(count=count, retrieved=retrieved, size=len(body))
+        counts = bool(program.aggregates) and all(name == "COUNT" for name, _ in program.aggregates)
+        retrieved, read = (0, 0) if counts else (len(page.rows), len(body))
+        metrics = _METRICS.format(count=count, retrieved=retrieved, read=read, size=len(body))
+        headers["x-ms-documentdb-query-metrics"] = metrics
     if request.flag("x-ms-cosmos-populateindexmetrics"):
         headers["x-ms-cosmos-index-utilization"] = _index_metrics(container)
     return Response(200, body, headers, 2.3 + 0.05 * len(page.rows) + len(body) / 10240)

@@ -11,7 +11,7 @@ from core.local.cosmos import offers
 from core.local.cosmos.documents import Documents
 from core.local.cosmos.errors import CosmosError, bad_request, not_found, unsupported
 from core.local.cosmos.messages import Request, Response, json_response
-from core.local.cosmos.queries import filter_resources
+from core.local.cosmos.queries import CROSS_PARTITION, filter_resources
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +48,7 @@ class Router:
             case ["dbs", database, "colls", name, "operations", "partitionkeydelete"]:
                 return self._documents.delete_partition(request, self._container(request, database, name))
             case ["dbs", database, "colls", name, "conflicts", *rest] if len(rest) <= 1:
-                return _conflicts(self._container(request, database, name), rest)
+                return _conflicts(request, self._container(request, database, name), rest)
             case ["dbs", database, "colls", name]:
                 return self._one_container(request, database, name)
             case ["dbs", database, "colls"]:
@@ -189,10 +189,15 @@ def _statistics(container: Container) -> list[dict[str, Any]]:
     ]
 
 
-def _conflicts(container: Container, rest: list[str]) -> Response:
+def _conflicts(request: Request, container: Container, rest: list[str]) -> Response:
     """Answer that there are none: conflicts arise only with several write regions."""
     if rest:
         raise not_found()
+    scoped = "x-ms-documentdb-partitionkey" in request.headers or request.flag(
+        "x-ms-documentdb-query-enablecrosspartition"
+    )
+    if request.method == "POST" and not scoped:
+        raise bad_request(CROSS_PARTITION)
     body = {"_rid": container.properties["_rid"], "Conflicts": [], "_count": 0}
     return json_response(200, body, {"x-ms-item-count": "0"})
 

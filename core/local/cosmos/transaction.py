@@ -158,7 +158,10 @@ def checked_id(body: dict[str, Any]) -> str:
     if not isinstance(id_, str):
         raise bad_request("The input content is invalid because the required properties - 'id; ' - are missing.")
     if not id_ or len(id_.encode()) > MAX_ID_BYTES or not _FORBIDDEN.isdisjoint(id_):
-        raise bad_request("The id is empty, longer than 1023 bytes, or holds one of the characters / \\ ? #.")
+        raise bad_request(
+            "The input name is invalid. Ensure to provide a unique non-empty string less than '1024' characters. "
+            "It must not hold '/', '\\', '?' or '#'."
+        )
     return id_
 
 

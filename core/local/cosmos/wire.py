@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from email.utils import formatdate
+from functools import lru_cache
 from time import monotonic
 from typing import TYPE_CHECKING, cast
 from urllib.parse import unquote
@@ -22,7 +23,13 @@ MAX_BODY = 4 * 1024 * 1024
 MAX_HEADERS = 128 * 1024
 _log = logging.getLogger(__name__)
 _STATUS_LINES = {status: f"HTTP/1.1 {status} {reason}\r\n" for status, (reason, _) in REASONS.items()}
+_HEADERS_TOO_LARGE = CosmosError(431, "The request headers are too large.")
 _BODILESS = frozenset({204, 304})
+
+
+@lru_cache(maxsize=512)
+def _header_name(name: bytes) -> str:
+    return name.decode("latin-1").lower()
 
 
 class HttpConnection(asyncio.Protocol):
@@ -74,12 +81,17 @@ class HttpConnection(asyncio.Protocol):
     def on_url(self, url: bytes) -> None:
         """Take a part of the URL."""
         self._url += url
-        self._check_headers(len(url))
+        self._header_size += len(url)
+        if self._header_size > MAX_HEADERS:
+            self._refusal = _HEADERS_TOO_LARGE
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header."""
-        self._check_headers(len(name) + len(value))
-        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        self._header_size += len(name) + len(value)
+        if self._header_size > MAX_HEADERS:
+            self._refusal = _HEADERS_TOO_LARGE
+            return
+        self._headers[_header_name(name)] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
         """Say that the body may come."""
@@ -124,11 +136,6 @@ class HttpConnection(asyncio.Protocol):
             return error_response(error)
         except RecursionError:
             return error_response(bad_request("The request is nested too deeply."))
-
-    def _check_headers(self, more: int) -> None:
-        self._header_size += more
-        if self._header_size > MAX_HEADERS:
-            self._refusal = CosmosError(431, "The request headers are too large.")
 
     def _refuse(self, error: CosmosError) -> None:
         if self._transport is not None and not self._transport.is_closing():
