@@ -8,6 +8,7 @@ import math
 from decimal import Decimal, InvalidOperation
 from typing import Any, NoReturn
 
+import orjson
 import rfc8785
 
 from core.errors import DocumentRefusedError
@@ -155,6 +156,14 @@ def load_exact(text: str | bytes) -> Any:  # noqa: ANN401 - any JSON value
         return json.loads(text, parse_float=_exact_float, parse_int=_exact_int, parse_constant=_exact_float)
     except RecursionError:
         _refuse("$", f"objects and arrays inside each other, more than {MAX_DEPTH} levels")
+
+
+def dump(value: Any) -> str:  # noqa: ANN401 - any JSON value
+    """Write JSON for Postgres, also what orjson refuses: integers over 64 bits, halves of surrogate pairs."""
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:
+        return json.dumps(value, separators=(",", ":"))
 
 
 def _exact_float(text: str) -> float:

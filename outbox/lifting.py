@@ -10,8 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
+from core.content import dump
 from core.errors import PrimaryMovedError, StoreUnavailableError
 from core.phases import PhaseState
 from core.postgres.held import key_record
@@ -60,9 +59,7 @@ async def lift(
         }
         for item in buried
     ]
-    result = await connection.exec_driver_sql(
-        _lift(mapping), {"rows": orjson.dumps(rows).decode(), "epoch": phase.epoch}
-    )
+    result = await connection.exec_driver_sql(_lift(mapping), {"rows": dump(rows), "epoch": phase.epoch})
     lifted = {(partition_key, id_): Stamp(epoch, version) for partition_key, id_, epoch, version in map(tuple, result)}
     missed: list[Buried] = []
     for item in buried:

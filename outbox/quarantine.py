@@ -1,4 +1,4 @@
-"""Keeps foreign documents that the relay finds in its way, before they are replaced."""
+"""Keeps what the relay finds in its way and Postgres never took, before it is replaced."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from core.envelope import Ours, author_of
 from core.postgres import dead_letters
-from core.postgres.authority import ROGUE_WRITE
+from core.postgres.authority import LATE_WRITE, ROGUE_WRITE
 from core.postgres.dead_letters import DeadLetter, Direction
 from core.postgres.failures import translated
 from core.postgres.guarded import quarantine_reason
@@ -29,17 +30,18 @@ class LetterQuarantine:
         self._engine = engine
         self._stats = stats
 
-    async def foreign(self, identity: Identity, document: Document) -> None:
+    async def untaken(self, identity: Identity, document: Document) -> None:
         """Keep a document in a transaction of its own; one incident is one letter, however often it is kept.
 
         Raises:
             StoreUnavailableError: Postgres did not take it.
 
         """
-        letter = DeadLetter(Direction.TO_POSTGRES, ROGUE_WRITE, identity, quarantine_reason(document), document)
+        kind = LATE_WRITE if isinstance(author_of(document), Ours) else ROGUE_WRITE
+        letter = DeadLetter(Direction.TO_POSTGRES, kind, identity, quarantine_reason(document), document)
         with translated(f"quarantining {identity.entity} {identity.id!r}"):
             async with self._engine.begin() as connection:
                 is_new = await dead_letters.record(connection, letter)
         if is_new:
             self._stats.quarantined += 1
-            log.warning("relay.quarantined", kind=ROGUE_WRITE, entity=identity.entity, document_id=identity.id)
+            log.warning("relay.quarantined", kind=kind, entity=identity.entity, document_id=identity.id)

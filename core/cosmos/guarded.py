@@ -78,7 +78,7 @@ class GuardedWriter:
     Args:
         store: the opened database.
         mappings: of everything that will be written.
-        quarantine: keeps foreign documents before they are replaced.
+        quarantine: keeps what Postgres never took before it is replaced.
         tombstone_ttl_s: how long a tombstone lives, in seconds.
         concurrency: how many documents are written at the same time.
         remember: how many ETags are remembered.
@@ -112,7 +112,7 @@ class GuardedWriter:
             StoreUnavailableError: infrastructure failed for some of them (a CosmosUnavailableError, with
                 `retry_after_s` where Cosmos DB asked to wait); what was in flight has been finished, the rest was not
                 sent.
-            TransientError: the quarantine could not keep a foreign document.
+            TransientError: the quarantine could not keep a document.
 
         """
         groups: dict[Identity, list[int]] = {}
@@ -189,7 +189,7 @@ class GuardedWriter:
             self._forget(item.identity)
             return _Absent(looked=True)
         etag = str(found["_etag"])
-        match author_of(found):
+        match author := author_of(found):
             case Ours(stamp):
                 self._keep(item.identity, _Seen(etag, stamp))
                 if stamp > item.stamp:
@@ -198,15 +198,23 @@ class GuardedWriter:
                     if found[ENVELOPE]["hash"] != document[ENVELOPE]["hash"]:
                         _log.error("cosmos.one_stamp_two_contents", **_names(item))
                     return Unchanged(etag)
+                if author.origin is Origin.COSMOS:
+                    # Sent before the flip, landed after, never mirrored: only its letter will tell of it.
+                    await self._keep_untaken(item, found)
                 return _Seen(etag, stamp)
             case Foreign() | Internal():
                 self._forget(item.identity)
-                if etag != item.taken_etag:
-                    _log.warning("cosmos.foreign_quarantined", **_names(item))
-                    await self._quarantine.foreign(item.identity, found)
+                await self._keep_untaken(item, found)
                 return _Seen(etag, None)
             case other:
                 assert_never(other)
+
+    async def _keep_untaken(self, item: Publish, found: Document) -> None:
+        """Hand what Postgres never took to the quarantine, before it is replaced."""
+        if found["_etag"] == item.taken_etag:
+            return
+        _log.warning("cosmos.untaken_quarantined", **_names(item))
+        await self._quarantine.untaken(item.identity, found)
 
     async def _write(
         self, item: Publish, document: Document, view: _Seen | _Absent

@@ -62,9 +62,9 @@ Outcome = Written | Unchanged | Superseded | Refused
 
 
 class Quarantine(Protocol):
-    """Keeps what a foreign writer wrote before the guarded write replaces it."""
+    """Keeps what Postgres never took, a foreign or a late write, before the guarded write replaces it."""
 
-    async def foreign(self, identity: Identity, document: Document) -> None:
+    async def untaken(self, identity: Identity, document: Document) -> None:
         """Keep the document durably; called before it is replaced, and again with the same one after a crash.
 
         Raises:

@@ -1,1 +1,1 @@
-"""Everything that Crossfeed needs, on one machine with nothing installed: for the demo, for tests, for trying things."""
+"""Everything Crossfeed needs, on one machine with nothing installed: for the demo, for tests, for trying things."""

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
-from core.content import Document, load_exact
+from core.content import Document, dump, load_exact
 from core.postgres.names import literal, partition_key_of, same_identity, table_name
 from core.postgres.selects import children_of, row_of
 from core.stamp import Position, Stamp
@@ -98,7 +96,7 @@ async def read_held(
     """
     if not identities:
         return []
-    keys = orjson.dumps([key_record(mapping, identity) for identity in identities]).decode()
+    keys = dump([key_record(mapping, identity) for identity in identities])
     result = await connection.exec_driver_sql(_statement(mapping), {"keys": keys})
     found: list[Held] = []
     for identity, record in zip(identities, result, strict=True):

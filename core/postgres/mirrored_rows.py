@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
+from core.content import dump
 from core.postgres.held import Held, key_record
 from core.postgres.names import (
     STAMP_COLUMNS,
@@ -40,7 +39,7 @@ async def put(connection: AsyncConnection, mapping: EntityMapping[Any], changes:
     if not changes:
         return
     rows = [{**mapping.row(change.document), **_taken(change), **_stamp(stamp)} for change, stamp in changes]
-    await connection.exec_driver_sql(_put(mapping), {"rows": _json(rows)})
+    await connection.exec_driver_sql(_put(mapping), {"rows": dump(rows)})
     await clear_children(connection, mapping, rows)
     await put_children(connection, mapping, rows)
 
@@ -48,14 +47,14 @@ async def put(connection: AsyncConnection, mapping: EntityMapping[Any], changes:
 async def clear_children(connection: AsyncConnection, mapping: EntityMapping[Any], rows: Sequence[Row]) -> None:
     """Remove the child rows of these root rows."""
     for child in mapping.children:
-        await connection.exec_driver_sql(_clear_children(mapping, child), {"rows": _json(rows)})
+        await connection.exec_driver_sql(_clear_children(mapping, child), {"rows": dump(rows)})
 
 
 async def put_children(connection: AsyncConnection, mapping: EntityMapping[Any], rows: Sequence[Row]) -> None:
     """Insert the child rows that stand under their table's name in these root rows."""
     for child in mapping.children:
         items = [item for row in rows for item in row[child.table.name]]
-        await connection.exec_driver_sql(_put_children(mapping, child), {"rows": _json(items)})
+        await connection.exec_driver_sql(_put_children(mapping, child), {"rows": dump(items)})
 
 
 async def bury(connection: AsyncConnection, mapping: EntityMapping[Any], changes: Stamped) -> None:
@@ -63,7 +62,7 @@ async def bury(connection: AsyncConnection, mapping: EntityMapping[Any], changes
     if not changes:
         return
     keys = [{**key_record(mapping, change.identity), **_taken(change), **_stamp(stamp)} for change, stamp in changes]
-    await connection.exec_driver_sql(_bury(mapping), {"rows": _json(keys)})
+    await connection.exec_driver_sql(_bury(mapping), {"rows": dump(keys)})
 
 
 async def take(connection: AsyncConnection, mapping: EntityMapping[Any], changes: Sequence[Change]) -> None:
@@ -71,22 +70,18 @@ async def take(connection: AsyncConnection, mapping: EntityMapping[Any], changes
     if not changes:
         return
     keys = [{**key_record(mapping, change.identity), **_taken(change)} for change in changes]
-    await connection.exec_driver_sql(_take_rows(mapping), {"rows": _json(keys)})
-    await connection.exec_driver_sql(_take_tombstones(mapping), {"rows": _json(keys)})
+    await connection.exec_driver_sql(_take_rows(mapping), {"rows": dump(keys)})
+    await connection.exec_driver_sql(_take_tombstones(mapping), {"rows": dump(keys)})
 
 
 async def heal(connection: AsyncConnection, mapping: EntityMapping[Any], held: Held) -> None:
     """Publish what Postgres holds once more: restamp the row, or write the tombstone where there is none."""
-    keys = {"keys": _json([key_record(mapping, held.identity)])}
+    keys = {"keys": dump([key_record(mapping, held.identity)])}
     if held.row is not None:
         # Not under the mirror setting: the triggers stamp and capture it .
         await connection.exec_driver_sql(_restamp(mapping), keys)
     else:
         await connection.exec_driver_sql(_bury_absent(mapping), keys)
-
-
-def _json(rows: Sequence[Any]) -> str:
-    return orjson.dumps(rows).decode()
 
 
 def _stamp(stamp: Stamp) -> dict[str, Any]:
@@ -187,7 +182,7 @@ def _bury_absent(mapping: EntityMapping[Any]) -> str:
             SELECT {literal(mapping.name)}, {partition_key_of(mapping, "r")}, r.id, p.epoch, 1
             FROM {_records(mapping, "keys")} AS r, crossfeed.phase p
             ON CONFLICT (entity, partition_key, id) DO UPDATE SET epoch = excluded.epoch, version = d.version + 1,
-                etag = NULL, ts = NULL, lsn = NULL, at = clock_timestamp()
+                at = clock_timestamp()
             RETURNING entity, partition_key, id, epoch, version
         )
         INSERT INTO crossfeed.outbox (slot, entity, partition_key, id, epoch, version, deleted)

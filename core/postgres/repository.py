@@ -6,8 +6,7 @@ import itertools
 import json
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import orjson
-
+from core.content import dump
 from core.entity import Entity, Loaded, loaded
 from core.errors import ConcurrencyError
 from core.identity import ANYWHERE, Identity, KeyArgument
@@ -63,7 +62,7 @@ class PostgresRepository(Generic[T]):
             INSERT INTO {table_name(mapping.table)} AS t ({columns}) SELECT {columns} FROM {self._records("rows")}
             RETURNING t.crossfeed_epoch, t.crossfeed_version, pg_current_xact_id()::text
         """
-        written = await self._write(f"add {identity}", statement, {"rows": _json([row])})
+        written = await self._write(f"add {identity}", statement, {"rows": dump([row])})
         await self._write_children(identity, row, replace=False)
         self._remember(entity, identity, written[0])
 
@@ -82,7 +81,7 @@ class PostgresRepository(Generic[T]):
                 AND t.crossfeed_epoch = %(epoch)s AND t.crossfeed_version = %(version)s
             RETURNING t.crossfeed_epoch, t.crossfeed_version, pg_current_xact_id()::text
         """
-        written = await self._write(f"update {identity}", statement, self._expect(state) | {"rows": _json([row])})
+        written = await self._write(f"update {identity}", statement, self._expect(state) | {"rows": dump([row])})
         if not written:
             raise _moved_on(state)
         await self._write_children(identity, row, replace=True)
@@ -134,7 +133,7 @@ class PostgresRepository(Generic[T]):
         return f"jsonb_populate_recordset(NULL::{table_name(self._mapping.table)}, %({parameter})s::jsonb)"
 
     def _keys(self, identity: Identity) -> str:
-        return _json([key_record(self._mapping, identity)])
+        return dump([key_record(self._mapping, identity)])
 
     def _expect(self, state: Loaded) -> dict[str, Any]:
         return {"keys": self._keys(state.identity), "epoch": state.stamp.epoch, "version": state.stamp.version}
@@ -178,10 +177,6 @@ class PostgresRepository(Generic[T]):
         epoch, version, xid = written
         state = loaded(entity)
         self._work.remember(entity, Loaded(identity, Stamp(epoch, version), state.etag if state else None), xid)
-
-
-def _json(rows: Sequence[Any]) -> str:
-    return orjson.dumps(rows).decode()
 
 
 def _require_loaded(entity: Entity) -> Loaded:

@@ -123,6 +123,8 @@ def _parse(file: Path) -> list[Any]:
 def _document(item: Any) -> Document:  # noqa: ANN401 - any JSON value
     if not isinstance(item, dict):
         _refuse("is not a JSON object")
+    if "id" not in item:
+        _refuse("has no id")
     return {key: _exact(value, f"$.{key}") for key, value in content_of(item).items()}
 
 

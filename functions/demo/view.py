@@ -72,7 +72,7 @@ async def _lines(board: Board, console: Console) -> None:
         if time.perf_counter() >= next_line and board.stage is not None:
             next_line += LINE_S
             counters = ", ".join(f"{name} {value}" for name, value in board.counters().items())
-            _line(console, f"{board.stage.title}: {counters}")
+            _line(console, f"{board.stage.title}: {counters}" if counters else board.stage.title)
         await asyncio.sleep(LIVE_S)
 
 

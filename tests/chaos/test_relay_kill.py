@@ -59,9 +59,8 @@ async def test_a_relay_that_is_killed_at_random_moments_loses_nothing(
     finally:
         done.set()
         await asyncio.gather(*writers)
-        assert relays.stdin is not None
-        relays.stdin.close()
-        await relays.wait()
+        relays.kill()
+        await relays.communicate()
     delivered_by_the_killed = sum(len(stamps) for feed in feeds for stamps in feed.stamps.values())
     assert delivered_by_the_killed > 0
     last = open_relay(settings, mappings, engine, cosmos)

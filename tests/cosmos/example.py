@@ -96,7 +96,7 @@ class Kept:
     def __init__(self) -> None:
         self.documents: list[tuple[Identity, Document]] = []
 
-    async def foreign(self, identity: Identity, document: Document) -> None:
+    async def untaken(self, identity: Identity, document: Document) -> None:
         self.documents.append((identity, document))
 
 

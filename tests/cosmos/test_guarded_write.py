@@ -323,7 +323,7 @@ async def test_nothing_is_replaced_when_the_foreign_document_could_not_be_kept(
     store: CosmosStore, documents: CosmosDocuments
 ) -> None:
     class Broken(Kept):
-        async def foreign(self, identity: Identity, document: Document) -> None:
+        async def untaken(self, identity: Identity, document: Document) -> None:
             raise CosmosUnavailableError("no")
 
     await foreign(store, Title="rogue")

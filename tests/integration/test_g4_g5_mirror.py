@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.content import content_of
-from core.cosmos.guarded import GuardedWriter, Publish
+from core.cosmos.guarded import GuardedWriter
 from core.domain.account import Account
 from core.domain.pending_signup import PendingSignup
 from core.envelope import is_deleted
@@ -19,6 +19,7 @@ from core.errors import PrimaryMovedError
 from core.phases import Phase
 from core.postgres.phases import open_phase
 from core.postgres.unit_of_work import PostgresUnitOfWork
+from outbox.current_state import load
 from tests.integration.mirror_steps import Steps, same
 
 if TYPE_CHECKING:
@@ -48,20 +49,17 @@ class NoQuarantine:
     def __init__(self) -> None:
         self.kept: list[Identity] = []
 
-    async def foreign(self, identity: Identity, document: Document) -> None:
+    async def untaken(self, identity: Identity, document: Document) -> None:
         assert document
         self.kept.append(identity)
 
 
-async def publish(steps: Steps, id_: str) -> None:
+async def publish(steps: Steps, id_: str, quarantine: NoQuarantine | None = None) -> None:
     """Do what the relay does for one identity, with the state of now."""
-    held = await steps.held(id_)
-    writer = GuardedWriter(steps.store, steps.mappings, NoQuarantine(), 3600, 4)
-    row = held.live_row
-    stamp = row.stamp if row is not None else held.stamp
-    assert stamp is not None
-    taken = row.taken_etag if row is not None else None
-    await writer.write([Publish(held.identity, stamp, row.document(steps.mapping) if row else None, taken)])
+    identity = steps.mapping.identity_of(id_, id_)
+    async with steps.engine.connect() as connection:
+        loaded = await load(connection, steps.mappings, [identity], await steps.phase())
+    await GuardedWriter(steps.store, steps.mappings, quarantine or NoQuarantine(), 3600, 4).write(loaded.publish)
     await steps.watch()
 
 
@@ -267,6 +265,48 @@ async def test_a_late_write_of_the_former_epoch_is_quarantined_and_healed(steps:
     content = await steps.content("a")
     assert content is not None
     assert content["DisplayName"] == "one"
+
+
+async def test_a_late_write_that_the_relay_meets_first_is_kept_before_it_is_replaced(
+    steps: Steps, engine: AsyncEngine
+) -> None:
+    await steps.add(Account(id="a", display_name="one"))
+    await steps.apply(steps.history)
+    before = (await steps.phase()).epoch
+    await open_phase(engine, Phase.DUAL_WRITE_POSTGRES_READ, who="test", why="test")
+    async with steps.work(before) as work:
+        account = await work[Account].get_by_id("a", partition_key="a")
+        assert account is not None
+        account.display_name = "sent before the flip, landed after"
+        await work[Account].update(account)
+        await work.commit()
+    await _postgres_writes(engine, steps.mappings, "a", display_name="two")
+    quarantine = NoQuarantine()
+    await publish(steps, "a", quarantine)
+    assert len(quarantine.kept) == 1
+    await _postgres_writes(engine, steps.mappings, "a", display_name="three")
+    await publish(steps, "a", quarantine)
+    assert len(quarantine.kept) == 1, "the relay's own documents are nobody's late writes"
+
+
+async def test_a_document_that_was_mirrored_is_replaced_without_a_quarantine(steps: Steps, engine: AsyncEngine) -> None:
+    await steps.add(Account(id="updated"))
+    await steps.add(Account(id="deleted"))
+    await steps.add(Account(id="reborn"))
+    await steps.delete("reborn")
+    await steps.apply(steps.history)
+    await open_phase(engine, Phase.DUAL_WRITE_POSTGRES_READ, who="test", why="test")
+    await _postgres_writes(engine, steps.mappings, "updated", display_name="two")
+    async with engine.begin() as connection:
+        await connection.exec_driver_sql("DELETE FROM accounts WHERE id = 'deleted'")
+        await connection.exec_driver_sql("INSERT INTO accounts (id) VALUES ('reborn')")
+    quarantine = NoQuarantine()
+    for id_ in ("updated", "deleted", "reborn"):
+        await publish(steps, id_, quarantine)
+        current = await steps.current(id_)
+        assert current is not None
+        assert current["crossfeed"]["origin"] == "postgres"
+    assert quarantine.kept == []
 
 
 async def test_the_relays_own_documents_are_echoes(steps: Steps, engine: AsyncEngine) -> None:

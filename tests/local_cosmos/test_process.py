@@ -44,7 +44,7 @@ async def test_a_taken_port_is_named(server: CosmosServer) -> None:
 async def test_a_wrong_key_is_unauthorized(server: CosmosServer) -> None:
     client = CosmosClient(server.endpoint, "d3Jvbmc=")
     with pytest.raises(CosmosHttpResponseError) as caught:
-        await client.__aenter__()  # noqa: PLC2801 - what it opened must be closed though it fails
+        await client.__aenter__()  # what it opened must be closed though it fails
     await client.close()
     assert caught.value.status_code == 401
 

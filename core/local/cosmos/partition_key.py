@@ -8,7 +8,7 @@ import orjson
 
 from core.local.cosmos.epk import KeyComponent, PartitionKeyValue, effective_partition_key
 from core.local.cosmos.errors import bad_request
-from core.local.cosmos.values import UNDEFINED, split_path, walk
+from core.local.cosmos.values import UNDEFINED, exact, split_path, walk
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,7 +62,7 @@ class PartitionKeyDefinition:
 
 def canonical(key: PartitionKeyValue) -> bytes:
     """Return bytes that are equal exactly for equal partition keys."""
-    return orjson.dumps([_canonical(value) for value in key])
+    return exact(orjson.dumps([_canonical(value) for value in key]))
 
 
 def _canonical(value: KeyComponent) -> object:

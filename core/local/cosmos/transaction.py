@@ -10,7 +10,7 @@ import orjson
 from core.local.cosmos.errors import bad_request, conflict, not_found, precondition_failed, too_large
 from core.local.cosmos.partition import Change, Document
 from core.local.cosmos.partition_key import canonical
-from core.local.cosmos.values import UNDEFINED, walk
+from core.local.cosmos.values import UNDEFINED, exact, walk
 
 if TYPE_CHECKING:
     from core.local.cosmos.account import Account
@@ -119,7 +119,7 @@ class Transaction:
         body["_etag"] = etag
         body["_attachments"] = "attachments/"
         body["_ts"] = ts
-        raw = orjson.dumps(body)
+        raw = exact(orjson.dumps(body))
         if len(raw) > MAX_DOCUMENT:
             raise too_large()
         document = Document(

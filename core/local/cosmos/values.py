@@ -1,4 +1,4 @@
-"""Holds the one value of Cosmos documents that JSON lacks: undefined."""
+"""Handles values of documents: the undefined that JSON lacks, paths into them, their bytes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ class Undefined(Enum):
 
 
 UNDEFINED: Final[Literal[Undefined.UNDEFINED]] = Undefined.UNDEFINED
+
+
+def exact(data: bytes) -> bytes:
+    """Return a copy that takes no more memory than it is long: what orjson returns holds on to its buffer."""
+    return bytes(memoryview(data))
 
 
 def split_path(path: str) -> tuple[str, ...]:
