@@ -8,7 +8,7 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generat
 	--no-emit-index-url --no-emit-find-links --no-emit-package crossfeed --group dev
 
 .DEFAULT_GOAL = help
-.PHONY: help environment test lint format demo chaos bench lock clean
+.PHONY: help environment test lint format demo chaos lock clean
 
 help: ## what can be made
 	@grep -E '^[a-z]+: .*##' Makefile | sed -e 's/:.*##/	/' | sort
@@ -34,9 +34,6 @@ demo: environment ## both directions on this machine, with a verdict
 
 chaos: environment ## the tests that kill and cut for minutes
 	$(BIN)/python -m pytest -m chaos
-
-bench: environment ## numbers for this machine
-	$(BIN)/python -m tests.bench
 
 lock: environment ## choose the newest versions again
 	echo '.[functions,cache,local]' | $(LOCK) --upgrade --output-file requirements.lock.new -

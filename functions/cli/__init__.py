@@ -53,6 +53,8 @@ def _options(
 
 def main() -> None:
     """Run the command line; what Crossfeed raises on purpose becomes one line on stderr and an exit code."""
+    # CROSSFEED_MAPPINGS may name a module of the working directory, as with `python -m`.
+    sys.path.insert(0, "")
     try:
         app()
     except CrossfeedError as error:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from functions.demo.plans import Plan
     from functions.demo.verdict import Verdict
 
+COSMOS_DATABASE = "crossfeed"
+
 
 def demo(  # noqa: PLR0913 - one per option
     *,
@@ -117,7 +119,7 @@ async def _run(plan: "Plan", console: Console, export: Path | None) -> "Verdict"
                 postgres_pool_size=20,
                 cosmos_endpoint=stores.cosmos_endpoint,
                 cosmos_key=stores.cosmos_key,
-                cosmos_database="crossfeed",
+                cosmos_database=COSMOS_DATABASE,
                 phase=None,
             ),
             plan,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from core.content import ENVELOPE
@@ -29,6 +30,14 @@ CHUNK = 200
 PAGE_SIZE = 100
 
 
+@dataclass(slots=True)
+class _Cursor:
+    mapping: EntityMapping[Any]
+    feed_range: FeedRange
+    continuation: str | None = None
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
 class CosmosObserver:
     """Reads every change feed from the beginning with positions of its own.
 
@@ -38,25 +47,36 @@ class CosmosObserver:
     def __init__(self, stores: Stores, ledger: Ledger) -> None:
         self._stores = stores
         self._ledger = ledger
+        self._cursors: list[_Cursor] = []
         self.changes: list[Identity] = []
 
     async def run(self) -> None:
         """Watch until cancelled."""
+        for mapping in self._stores.mappings:
+            ranges = await feed_ranges(self._stores.cosmos.container(mapping))
+            self._cursors += [_Cursor(mapping, feed_range) for feed_range in ranges]
         async with asyncio.TaskGroup() as group:
-            for mapping in self._stores.mappings:
-                for feed_range in await feed_ranges(self._stores.cosmos.container(mapping)):
-                    group.create_task(self._follow(mapping, feed_range))
+            for cursor in self._cursors:
+                group.create_task(self._follow(cursor))
 
-    async def _follow(self, mapping: EntityMapping[Any], feed_range: FeedRange) -> None:
-        container = self._stores.cosmos.container(mapping)
-        continuation: str | None = None
+    async def catch_up(self) -> None:
+        """See everything that is in the feeds now."""
+        for cursor in self._cursors:
+            await self._read(cursor)
+
+    async def _follow(self, cursor: _Cursor) -> None:
         while True:
-            async for page in pages(container, feed_range, continuation, PAGE_SIZE):
-                continuation = page.continuation
+            await self._read(cursor)
+            await asyncio.sleep(PAUSE_S if self._ledger.is_waiting_for(Origin.COSMOS) else IDLE_PAUSE_S)
+
+    async def _read(self, cursor: _Cursor) -> None:
+        async with cursor.lock:
+            container = self._stores.cosmos.container(cursor.mapping)
+            async for page in pages(container, cursor.feed_range, cursor.continuation, PAGE_SIZE):
+                cursor.continuation = page.continuation
                 at = time.perf_counter()
                 for document in page.documents:
-                    self._see(mapping, document, at)
-            await asyncio.sleep(PAUSE_S if self._ledger.is_waiting_for(Origin.COSMOS) else IDLE_PAUSE_S)
+                    self._see(cursor.mapping, document, at)
 
     def _see(self, mapping: EntityMapping[Any], document: Document, at: float) -> None:
         if is_internal(document):

@@ -44,9 +44,11 @@ class Silence:
 
     async def broken_by(self, seconds: float, meanwhile: Awaitable[None]) -> set[Identity]:
         """Listen, and return the documents that moved: in a row, a tombstone, a message, or in Cosmos DB."""
+        await self._observer.catch_up()
         rows, message, change = await self._rows(), await last_message(self._stores), len(self._observer.changes)
         await meanwhile
         await asyncio.sleep(seconds)
+        await self._observer.catch_up()
         now = await self._rows()
         moved_rows = {identity for identity, _ in rows ^ now}
         return moved_rows | await messages_after(self._stores, message) | {*self._observer.changes[change:]}

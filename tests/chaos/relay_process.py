@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from core.cosmos.client import open_cosmos
 from core.postgres.engine import open_engine
 from core.settings import Settings
+from core.telemetry import configure_logging
 from outbox.relay import open_relay
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ async def relay(settings: Settings, mappings: Mappings) -> None:
 
 def main() -> None:
     settings = Settings.load()
+    configure_logging(settings)  # to stderr: stdout is for pids
     mappings = settings.load_mappings()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the dead are reaped by the kernel
     for _ in sys.stdin:

@@ -59,7 +59,7 @@ async def test_a_relay_that_is_killed_at_random_moments_loses_nothing(
     finally:
         done.set()
         await asyncio.gather(*writers)
-        relays.kill()
+        os.killpg(relays.pid, signal.SIGKILL)
         await relays.communicate()
     delivered_by_the_killed = sum(len(stamps) for feed in feeds for stamps in feed.stamps.values())
     assert delivered_by_the_killed > 0
@@ -93,6 +93,7 @@ async def started(settings: Settings) -> Process:
         "tests.chaos.relay_process",
         cwd=ROOT,
         env=environment,
+        start_new_session=True,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,

@@ -135,9 +135,10 @@ class Feed:
     """Follows the change feed of a container and remembers the stamps of each document, in their order."""
 
     def __init__(self, store: CosmosStore, mapping: EntityMapping[Any]) -> None:
+        self._mapping = mapping
         self._container = store.container(mapping)
         self._continuations: dict[str, str] = {}
-        self.stamps: dict[str, list[Stamp]] = defaultdict(list)
+        self.stamps: dict[Identity, list[Stamp]] = defaultdict(list)
 
     async def read(self) -> None:
         for feed_range in await feed_ranges(self._container, refresh=False):
@@ -146,7 +147,7 @@ class Feed:
                 for document in page.documents:
                     author = author_of(document)
                     assert isinstance(author, Ours)
-                    self.stamps[document["id"]].append(author.stamp)
+                    self.stamps[self._mapping.identity(document)].append(author.stamp)
 
     def check_order(self) -> None:
         """Fail if a document was ever seen going back, or was written twice in one state."""

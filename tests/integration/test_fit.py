@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import sqlalchemy as sa
+from pydantic import Field
 from sqlalchemy import text
 
 from core.entity import Entity
@@ -56,7 +57,7 @@ async def test_what_does_not_fit_is_named(engine: AsyncEngine, mappings: Mapping
 @pytest.mark.parametrize(
     "change",
     [
-        "ALTER TABLE accounts ADD COLUMN region text NOT NULL DEFAULT 'eu', ADD COLUMN n int GENERATED ALWAYS AS IDENTITY",
+        "ALTER TABLE accounts ADD COLUMN region text NOT NULL DEFAULT '', ADD n int GENERATED ALWAYS AS IDENTITY",
         "ALTER TABLE accounts ALTER role TYPE varchar(9)",
         "CREATE DOMAIN name_of AS text; ALTER TABLE accounts ALTER display_name TYPE name_of",
         "ALTER TABLE accounts DROP CONSTRAINT accounts_pkey; CREATE UNIQUE INDEX ON accounts (id) INCLUDE (email)",
@@ -83,7 +84,7 @@ class Item(Entity):
 
 
 class Basket(Entity):
-    items: list[Item] = []
+    items: list[Item] = Field(default_factory=list)
 
 
 async def test_child_tables_are_looked_at_as_well(engine: AsyncEngine) -> None:

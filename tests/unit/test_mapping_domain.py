@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,7 +119,7 @@ def _through_a_row(mapping: EntityMapping[Any], document: Document) -> list[Docu
 
 
 @pytest.mark.parametrize(("mapping", "documents"), CASES)
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_every_document_comes_back_from_its_row(
     mapping: EntityMapping[Any], documents: st.SearchStrategy[Document], data: st.DataObject
@@ -132,7 +133,7 @@ def test_every_document_comes_back_from_its_row(
 
 
 @pytest.mark.parametrize("mapping", MAPPINGS, ids=lambda mapping: mapping.name)
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_whatever_a_document_holds_it_comes_back_or_is_refused(
     mapping: EntityMapping[Any], data: st.DataObject
@@ -148,7 +149,7 @@ def test_whatever_a_document_holds_it_comes_back_or_is_refused(
 
 
 @pytest.mark.parametrize(("mapping", "documents"), CASES)
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_an_entity_is_written_in_the_new_shape_and_read_back_equal(
     mapping: EntityMapping[Any], documents: st.SearchStrategy[Document], data: st.DataObject
@@ -235,8 +236,6 @@ def test_aliases_are_the_stored_names() -> None:
     [(0, "00:00:00"), (3661, "01:01:01"), (93_784, "1.02:03:04"), (0.25, "00:00:00.2500000")],
 )
 def test_a_duration_is_spelled_as_dotnet_does(seconds: float, text: str) -> None:
-    from datetime import timedelta  # noqa: PLC0415
-
     assert timespan(timedelta(seconds=seconds)) == text
     with pytest.raises(ValueError, match="end before"):
         timespan(timedelta(seconds=-1))
@@ -294,10 +293,6 @@ def test_samples_hold_every_awkward_case() -> None:
 def test_the_domain_knows_neither_store() -> None:
     for path in Path(domain.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            modules = []
-            if isinstance(node, ast.Import):
-                modules = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                modules = [node.module or ""]
-            for module in modules:
+            names_of = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for module in [*names_of, getattr(node, "module", None) or ""]:
                 assert not module.startswith(("azure", "psycopg", "core.postgres", "core.cosmos")), (path, module)

@@ -48,7 +48,6 @@ class Container:
         bounds = even_boundaries(ranges, self.key_definition.kind, self.key_definition.version)
         self.partitions = [PhysicalPartition(str(i), bounds[i], bounds[i + 1]) for i in range(ranges)]
         self.generation = 1
-        self.retired: dict[str, PhysicalPartition] = {}
         self._index()
 
     def _index(self) -> None:
@@ -161,7 +160,6 @@ class Container:
         children = [parent.child(first, parent.minimum, cut), parent.child(second, cut, parent.maximum)]
         position = self.partitions.index(parent)
         self.partitions[position : position + 1] = children
-        self.retired[parent.id] = parent
         self.generation += 1
         for child in children:
             child.generation = self.generation

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     Evaluator = Callable[[Environment], Any]
     SubqueryCompiler = Callable[[n.Query, "Scope"], Callable[[Environment], list[Any]]]
 
-ROOT = "$root"
 _SIGNS: Final[dict[str, Callable[[Any], Any]]] = {
     "-": operators.neg,
     "+": operators.pos,

@@ -1,0 +1,186 @@
+"""The demo from its first write to its verdict, and that its verdict finds what is planted."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from rich.console import Console
+from sqlalchemy import text
+
+from core.envelope import Origin
+from core.local.stores import LocalStores
+from functions.cli import main
+from functions.demo import run
+from functions.demo.board import Board
+from functions.demo.documents import generic_mapping
+from functions.demo.plans import DocumentsPlan, DomainPlan
+from functions.demo.run import Sabotage, Timing, run_demo
+from functions.demo.verdict import Verdict
+from functions.demo.view import show_verdict, showing
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+    from core.settings import Settings
+    from functions.demo.stores import Stores
+
+QUICK = Timing(drain_s=15, silence_s=0.7)
+
+
+async def test_nothing_is_lost_stale_echoed_or_dead_lettered(settings: Settings, tmp_path: Path) -> None:
+    verdict = await run_demo(settings, DomainPlan(300, 2.0), Board(), export_to=tmp_path, timing=Timing(silence_s=1.5))
+    assert (verdict.lost, verdict.stale, verdict.echoed, verdict.dead_lettered) == (0, 0, 0, 0)
+    assert verdict.is_clean
+    assert verdict.carried == verdict.written == verdict.creates + verdict.updates + verdict.deletes
+    assert verdict.creates > 300
+    assert verdict.updates > 50
+    assert verdict.deletes > 5
+    for lag in verdict.lag_ms.values():
+        assert 0 < lag["p50"] <= lag["p99"]
+    files = sorted(file.name for file in (tmp_path / "postgres").iterdir())
+    assert files == ["Accounts.json", "GameSessions.json", "PendingSignups.json", "UserProfiles.json"]
+    for name in files:
+        exported = (tmp_path / "postgres" / name).read_bytes()
+        assert exported == (tmp_path / "cosmos" / name).read_bytes()
+        assert len(json.loads(exported)) > 10
+
+
+def by_the_mirror(statement: str) -> Callable[[Stores, Origin], Awaitable[None]]:
+    """Change Postgres as a mirror would, unseen by capture, at the end of the Cosmos stage."""
+
+    async def change(stores: Stores, primary: Origin) -> None:
+        if primary is Origin.COSMOS:
+            async with stores.engine.begin() as connection:
+                await connection.execute(text("SELECT set_config('crossfeed.mirroring', 'on', true)"))
+                assert (await connection.execute(text(statement))).rowcount == 1
+
+    return change
+
+
+ONE = "id = (SELECT min(id) FROM accounts)"
+
+
+async def an_echo_through_postgres(stores: Stores, primary: Origin) -> None:
+    """Write a mirrored row without the mirror's setting, as a broken mirror would: the change goes back."""
+    if primary is Origin.POSTGRES:
+        async with stores.engine.begin() as connection:
+            await connection.execute(text(f"UPDATE accounts SET email = email WHERE {ONE}"))
+
+
+async def an_echo_through_cosmos(stores: Stores, primary: Origin) -> None:
+    """Write a document again as it is, as a relay that knows no bounds would."""
+    if primary is Origin.COSMOS:
+        container = stores.cosmos.container_named("UserProfiles")
+        query = "SELECT TOP 1 * FROM c WHERE c.crossfeed.epoch >= 3 AND NOT IS_DEFINED(c.crossfeed.kind)"
+        [document] = [item async for item in container.query_items(query)]
+        await container.upsert_item(document)
+
+
+@pytest.mark.parametrize(
+    ("sabotage", "found"),
+    [
+        (Sabotage(before_comparison=by_the_mirror(f"DELETE FROM accounts WHERE {ONE}")), {"lost": 1}),
+        (
+            Sabotage(before_comparison=by_the_mirror(f"UPDATE accounts SET display_name = 'old' WHERE {ONE}")),
+            {"stale": 1},
+        ),
+        (
+            Sabotage(before_comparison=by_the_mirror(f"UPDATE accounts SET crossfeed_version = 0 WHERE {ONE}")),
+            {"stale": 1},
+        ),
+        (Sabotage(in_silence=an_echo_through_postgres), {"echoed": 1}),
+        (Sabotage(in_silence=an_echo_through_cosmos), {"echoed": 1}),
+    ],
+    ids=["one document lost", "one stale content", "one stale stamp", "one echo from Postgres", "one echo from Cosmos"],
+)
+async def test_exactly_what_was_planted_is_found(settings: Settings, sabotage: Sabotage, found: dict[str, int]) -> None:
+    verdict = await run_demo(settings, DomainPlan(60, 0.5), Board(), sabotage=sabotage, timing=QUICK)
+    counts = {name: getattr(verdict, name) for name in ("lost", "stale", "echoed", "dead_lettered")}
+    assert counts == {"lost": 0, "stale": 0, "echoed": 0, "dead_lettered": 0} | found
+    assert not verdict.is_clean
+
+
+async def test_a_users_own_documents_cross_both_ways_to_the_letter(settings: Settings, tmp_path: Path) -> None:
+    documents: list[dict[str, Any]] = [
+        {"id": f"d{number}", "address": {"city": city}, "Number": [1.0, 0.1, 1e21, -7], "": None, "ü": "\u2028"}
+        for number, city in enumerate(["Zürich", "Bern", 7, 7.5, True, "", "a/b"])
+    ]
+    mappings, metadata = generic_mapping("Places", "/address/city")
+    verdict = await run_demo(
+        settings, DocumentsPlan(mappings, metadata, documents), Board(), export_to=tmp_path, timing=QUICK
+    )
+    assert verdict.is_clean
+    assert verdict.written == verdict.carried == 14
+    exported = json.loads((tmp_path / "postgres" / "Places.json").read_bytes())
+    assert sorted(exported, key=lambda item: item["id"]) == documents
+    assert (tmp_path / "postgres" / "Places.json").read_bytes() == (tmp_path / "cosmos" / "Places.json").read_bytes()
+
+
+@pytest.mark.parametrize("clean", [True, False])
+def test_the_command_prints_one_json_object_and_exits_by_the_verdict(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], clean: bool
+) -> None:
+    @asynccontextmanager
+    async def these() -> AsyncIterator[LocalStores]:
+        assert settings.postgres_dsn is not None
+        assert settings.cosmos_endpoint is not None
+        assert settings.cosmos_key is not None
+        key = settings.cosmos_key.get_secret_value()
+        yield LocalStores(settings.postgres_dsn.get_secret_value(), settings.cosmos_endpoint, key)
+
+    lose = by_the_mirror(f"DELETE FROM accounts WHERE {ONE}")
+    sabotage = Sabotage() if clean else Sabotage(before_comparison=lose)
+    database = settings.cosmos_database
+    monkeypatch.setattr("core.local.stores.open_local_stores", these)
+    monkeypatch.setattr("functions.cli.demo.COSMOS_DATABASE", database)
+    monkeypatch.setattr(run, "run_demo", partial(run_demo, sabotage=sabotage, timing=QUICK))
+    monkeypatch.setattr("sys.argv", ["crossfeed", "demo", "--json", "--seconds", "0.5", "--documents-count", "60"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == (0 if clean else 1)
+    printed = capfd.readouterr().out
+    verdict = json.loads(printed)
+    assert {"written", "carried", "lost", "stale", "echoed", "dead_lettered", "lag_ms"} <= verdict.keys()
+    assert verdict["lost"] == (0 if clean else 1)
+
+
+def a_verdict() -> Verdict:
+    lag = {"postgres_to_cosmos": {"p50": 1.0, "p99": 2.0}}
+    return Verdict(12, 12, 0, 0, 0, 0, 10, 1, 1, 11, 3.5, lag)
+
+
+async def shown(*, terminal: bool) -> str:
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=terminal, width=100)
+    board = Board(counters=lambda: {"written": "12", "on its way": "3"})
+    async with showing(board, console):
+        with board.during("first stage", seconds=1):
+            await asyncio.sleep(1.3)
+        with board.during("second stage", done=lambda: 0.5):
+            await asyncio.sleep(0.5)
+    show_verdict(a_verdict(), console)
+    return output.getvalue()
+
+
+async def test_a_pipe_gets_plain_lines_and_one_table() -> None:
+    output = await shown(terminal=False)
+    assert "\x1b" not in output
+    assert "first stage: written 12, on its way 3\n" in output
+    assert "done: first stage: 1.3 s\n" in output
+    assert output.count("Crossfeed demo: clean") == 1
+
+
+async def test_a_terminal_gets_live_counters_and_the_time_that_is_left() -> None:
+    output = await shown(terminal=True)
+    assert "\x1b[" in output
+    assert "second stage" in output
+    assert "on its way" in output
+    assert "left" in output
+    assert output.count("Crossfeed demo: clean") == 1
