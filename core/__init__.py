@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from core.children import ChildTable
     from core.crossfeed import Crossfeed
     from core.entity import Entity
     from core.errors import (
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     )
     from core.identity import ANYWHERE, Identity
     from core.instant import Instant
-    from core.mapping import ChildTable, EntityMapping, Mappings
+    from core.mapping import EntityMapping
+    from core.mappings import Mappings
     from core.phases import Phase, PhaseRow, PhaseState
     from core.query import Before, Equals, NotBefore, OneOf, Order, Query
     from core.repository import EntityRepository, Repository, UnitOfWork
@@ -79,7 +81,9 @@ _HOMES = {
     "core.entity": ("Entity",),
     "core.identity": ("ANYWHERE", "Identity"),
     "core.instant": ("Instant",),
-    "core.mapping": ("ChildTable", "EntityMapping", "Mappings"),
+    "core.children": ("ChildTable",),
+    "core.mapping": ("EntityMapping",),
+    "core.mappings": ("Mappings",),
     "core.phases": ("Phase", "PhaseRow", "PhaseState"),
     "core.query": ("Before", "Equals", "NotBefore", "OneOf", "Order", "Query"),
     "core.repository": ("EntityRepository", "Repository", "UnitOfWork"),

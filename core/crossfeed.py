@@ -13,7 +13,7 @@ from core.cosmos.client import CosmosStore, open_cosmos
 from core.cosmos.unit_of_work import CosmosUnitOfWork
 from core.envelope import Origin
 from core.errors import ConfigurationError, PrimaryMovedError, TransientError
-from core.mapping import Mappings
+from core.mappings import Mappings
 from core.phases import Phase, PhaseRow, PhaseState
 from core.postgres.engine import open_engine
 from core.postgres.failures import translated

@@ -52,6 +52,16 @@ class Identity:
         parts: list[KeyPart] = json.loads(self.partition_key)
         return parts
 
+    @property
+    def can_be_stored(self) -> bool:
+        """Whether Postgres can hold it at all: text without NUL characters and halves of surrogate pairs."""
+        text = self.id + self.partition_key
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return False
+        return "\0" not in self.id and "\0" not in "".join(part for part in self.parts if isinstance(part, str))
+
     def __str__(self) -> str:
         return f"{self.entity} {self.partition_key} {self.id!r}"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import typing
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import sqlalchemy as sa
@@ -17,31 +16,15 @@ from core.identity import MAX_PARTITION_KEY_BYTES, Anywhere, Identity, KeyArgume
 from core.projection import EXTRA_COLUMN, SPELLING_COLUMN, Projection, Row, respell, same_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
+
+    from core.children import ChildTable
 
 T = TypeVar("T", bound=Entity)
 
 MAX_KEY_LEVELS = 3
 RESERVED_ID_PREFIX = "crossfeed-"
 """Ids that start so belong to Crossfeed's own documents in user containers."""
-
-
-@dataclass(frozen=True)
-class ChildTable:
-    """A table whose rows are items of a list property of an aggregate; a write to it is a write to its root.
-
-    Args:
-        field: the model's field, a `list` of a pydantic model.
-        table: the child's table; columns named like the item's fields are filled from it.
-        parent: the child's columns that hold the root's key columns, in the order of the mapping's `key_columns`.
-        position: the integer column that holds the place in the list, from 0.
-
-    """
-
-    field: str
-    table: sa.Table
-    parent: tuple[str, ...]
-    position: str
 
 
 class EntityMapping(Generic[T]):
@@ -320,75 +303,6 @@ class EntityMapping(Generic[T]):
 
     def _fail(self, problem: str) -> typing.NoReturn:
         msg = f"mapping {self.name}: {problem}"
-        raise MappingError(msg)
-
-
-class Mappings:
-    """All mappings of a process, by entity type, model and container; the order is the order of locks.
-
-    Raises:
-        MappingError: none, or two with the same name, model, table or container.
-
-    """
-
-    def __init__(self, mappings: Iterable[EntityMapping[Any]]) -> None:
-        all_ = sorted(mappings, key=lambda item: item.name)
-        self._by_name = {mapping.name: mapping for mapping in all_}
-        if not all_:
-            msg = "no mappings were given"
-            raise MappingError(msg)
-        for what, values in (
-            ("name", [mapping.name for mapping in all_]),
-            ("model", [mapping.model.__qualname__ for mapping in all_]),
-            ("table", [mapping.table.fullname for mapping in all_]),
-            ("container", [mapping.container for mapping in all_]),
-        ):
-            if twice := sorted({value for value in values if values.count(value) > 1}):
-                msg = f"two mappings have the same {what}: {', '.join(twice)}"
-                raise MappingError(msg)
-
-    def __iter__(self) -> Iterator[EntityMapping[Any]]:
-        return iter(self._by_name.values())
-
-    def __len__(self) -> int:
-        return len(self._by_name)
-
-    def named(self, name: str) -> EntityMapping[Any]:
-        """Return the mapping of an entity type.
-
-        Raises:
-            MappingError: there is none; the message lists what there is.
-
-        """
-        if name not in self._by_name:
-            msg = f"no mapping is called {name!r}; there are {', '.join(self._by_name)}"
-            raise MappingError(msg)
-        return self._by_name[name]
-
-    def of(self, model: type[T]) -> EntityMapping[T]:
-        """Return the mapping of an entity class.
-
-        Raises:
-            MappingError: there is none.
-
-        """
-        for mapping in self:
-            if mapping.model is model:
-                return mapping
-        msg = f"{model.__name__} has no mapping"
-        raise MappingError(msg)
-
-    def of_container(self, container: str) -> EntityMapping[Any]:
-        """Return the mapping of a container.
-
-        Raises:
-            MappingError: there is none.
-
-        """
-        for mapping in self:
-            if mapping.container == container:
-                return mapping
-        msg = f"container {container!r} has no mapping"
         raise MappingError(msg)
 
 

@@ -9,7 +9,8 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.errors import ConfigurationError, MappingError
-from core.mapping import EntityMapping, Mappings
+from core.mapping import EntityMapping
+from core.mappings import Mappings
 from core.phases import Phase
 
 DAY = 24 * 3600

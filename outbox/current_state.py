@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from core.identity import Identity
-    from core.mapping import EntityMapping, Mappings
+    from core.mapping import EntityMapping
+    from core.mappings import Mappings
     from core.phases import PhaseRow
 
 

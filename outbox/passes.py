@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
     from core.identity import Identity
-    from core.mapping import Mappings
+    from core.mappings import Mappings
     from core.settings import Settings
     from outbox.stats import RelayStats
 

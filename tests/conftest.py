@@ -19,7 +19,7 @@ from core.domain.mappings import MAPPINGS
 from core.domain.tables import metadata
 from core.local.cosmos import EMULATOR_KEY
 from core.local.postgres import EmbeddedPostgres
-from core.mapping import Mappings
+from core.mappings import Mappings
 from core.postgres import capture
 from core.postgres.engine import open_engine
 from core.settings import Settings

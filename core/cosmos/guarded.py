@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from core.content import Document
     from core.cosmos.client import CosmosStore
     from core.identity import Identity
-    from core.mapping import Mappings
+    from core.mappings import Mappings
     from core.stamp import Stamp
 
 __all__ = ["GuardedWriter", "Outcome", "Publish", "Quarantine", "Refused", "Superseded", "Unchanged", "Written"]

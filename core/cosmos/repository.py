@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from core.cosmos.buffer import Buffer, Pending
     from core.cosmos.client import CosmosStore
     from core.identity import KeyArgument
-    from core.mapping import EntityMapping, Mappings
+    from core.mapping import EntityMapping
+    from core.mappings import Mappings
 
 T = TypeVar("T", bound=Entity)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from core.content import Document
     from core.cosmos.client import CosmosStore
-    from core.mapping import Mappings
+    from core.mappings import Mappings
     from core.repository import EntityRepository
 
 T = TypeVar("T", bound=Entity)

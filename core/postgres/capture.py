@@ -25,7 +25,8 @@ from core.postgres.statements import Executes, execute
 from core.projection import EXTRA_COLUMN, SPELLING_COLUMN
 
 if TYPE_CHECKING:
-    from core.mapping import ChildTable, EntityMapping
+    from core.children import ChildTable
+    from core.mapping import EntityMapping
 
 _MAX_ROUTINE = 40
 _OUTBOX = "crossfeed.outbox (slot, entity, partition_key, id, epoch, version, deleted, traceparent)"

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 FENCED = "CF001"
 """SQLSTATE of the refuse triggers."""
 
-_DATA_CLASSES = ("22", "23")
+# 54: a key too long for its index, a document too deep for the server.
+_DATA_CLASSES = ("22", "23", "54")
 _CONFLICTS = (pg.SerializationFailure, pg.DeadlockDetected)
 
 
@@ -45,7 +46,7 @@ def driver_error(error: BaseException) -> psycopg.Error | None:
 
 
 def is_documents_fault(error: BaseException) -> bool:
-    """Whether the SQLSTATE says that the data, not the infrastructure, is to blame: classes 22 and 23."""
+    """Whether the SQLSTATE says that the data, not the infrastructure, is to blame: classes 22, 23 and 54."""
     cause = driver_error(error)
     return cause is not None and (cause.sqlstate or "")[:2] in _DATA_CLASSES
 

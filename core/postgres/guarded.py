@@ -144,8 +144,7 @@ async def _changes(batch: _Batch, documents: Sequence[Document]) -> dict[Identit
     changes: dict[Identity, Change] = {}
     for document in documents:
         try:
-            change = Change.of(batch.mapping.identity(document), document)
-            _check_text_key(change.identity)
+            change = Change.of(_storable_identity(batch.mapping, document), document)
         except DocumentRefusedError as error:
             identity = Identity(batch.mapping.name, "", str(document.get("id", "")))
             await _dead_letter(batch, identity, str(error), document)
@@ -155,10 +154,12 @@ async def _changes(batch: _Batch, documents: Sequence[Document]) -> dict[Identit
     return changes
 
 
-def _check_text_key(identity: Identity) -> None:
-    if "\0" in identity.id or "\\u0000" in identity.partition_key:
-        msg = "the key holds a NUL character, which Postgres cannot store"
+def _storable_identity(mapping: EntityMapping[Any], document: Document) -> Identity:
+    identity = mapping.identity(document)
+    if not identity.can_be_stored:
+        msg = "the key holds a NUL character or half of a surrogate pair, which Postgres cannot store"
         raise DocumentRefusedError(msg)
+    return identity
 
 
 async def _decide(batch: _Batch, change: Change, held: Held) -> tuple[Change, Decision]:

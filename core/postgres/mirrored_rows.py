@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-    from core.mapping import ChildTable, EntityMapping
+    from core.children import ChildTable
+    from core.mapping import EntityMapping
     from core.postgres.authority import Change
     from core.projection import Row
     from core.stamp import Stamp

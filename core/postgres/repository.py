@@ -42,14 +42,19 @@ class PostgresRepository(Generic[T]):
     async def get_by_id(self, id_: str, *, partition_key: KeyArgument = ANYWHERE) -> T | None:
         """See Repository."""
         if partition_key is ANYWHERE:
+            if not Identity(self._mapping.name, "[]", id_).can_be_stored:
+                return None
             found = await self.list(Query((Equals("id", id_),), limit=1))
             return found[0] if found else None
-        keys = self._keys(self._mapping.identity_of(partition_key, id_))
+        identity = self._mapping.identity_of(partition_key, id_)
+        if not identity.can_be_stored:
+            return None
         statement = (
             f"{rows_of(self._mapping)} JOIN {self._records('keys')} AS k ON {same_identity(self._mapping, 't', 'k')}"
         )
-        rows = await self._fetch(statement, {"keys": keys})
-        return self._entity(rows[0]) if rows else None
+        entities = [self._entity(row) for row in await self._fetch(statement, {"keys": self._keys(identity)})]
+        # A text column takes the number 5 for "5"; to Cosmos DB those are two keys.
+        return next((entity for entity in entities if _identity_of(entity) == identity), None)
 
     async def add(self, entity: T) -> None:
         """See Repository."""
@@ -177,6 +182,11 @@ class PostgresRepository(Generic[T]):
         epoch, version, xid = written
         state = loaded(entity)
         self._work.remember(entity, Loaded(identity, Stamp(epoch, version), state.etag if state else None), xid)
+
+
+def _identity_of(entity: Entity) -> Identity | None:
+    state = loaded(entity)
+    return None if state is None else state.identity
 
 
 def _require_loaded(entity: Entity) -> Loaded:

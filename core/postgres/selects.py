@@ -11,6 +11,7 @@ from core.postgres.names import literal, quoted, table_name
 from core.query import Before, Condition, Equals, NotBefore, OneOf, Order, Query
 
 if TYPE_CHECKING:
+    from core.children import ChildTable
     from core.mapping import EntityMapping
 
 Parameters = dict[str, Any]
@@ -46,21 +47,36 @@ def row_of(mapping: EntityMapping[Any]) -> str:
 
     Other columns of the table are none of the document's: what they hold must not refuse it.
     """
-    columns = ", ".join(f"t.{quoted(name)}" for name in mapping.projected_columns)
+    columns = ", ".join(_as_json(mapping.table, "t", name) for name in mapping.projected_columns)
     return f"CASE WHEN t.id IS NOT NULL THEN (SELECT to_json(r)::text FROM (SELECT {columns}) AS r) END"
+
+
+def _as_json(table: sa.Table, row: str, name: str) -> str:
+    """Select a column the way its JSON shall be: a point in time in UTC, whatever the session's time zone is."""
+    column = f"{row}.{quoted(name)}"
+    declared = table.columns[name].type if name in table.columns else None
+    if isinstance(declared, sa.DateTime) and declared.timezone:
+        return f"{column} AT TIME ZONE 'UTC' AS {quoted(name)}"
+    return column
 
 
 def children_of(mapping: EntityMapping[Any]) -> str:
     """Return one select item per child table, a JSON array as text of the rows that belong to root row `t`."""
     return "".join(
-        f", (SELECT coalesce(json_agg(to_json(c)), '[]')::text FROM {table_name(child.table)} c WHERE "
-        + " AND ".join(
-            f"c.{quoted(theirs)} = t.{quoted(ours)}"
-            for theirs, ours in zip(child.parent, mapping.identity_columns, strict=True)
-        )
-        + ")"
+        f", (SELECT coalesce(json_agg(to_json(r)), '[]')::text FROM (SELECT {_child_columns(mapping, child)}"
+        f" FROM {table_name(child.table)} c WHERE {_belongs(mapping, child)}) AS r)"
         for child in mapping.children
     )
+
+
+def _child_columns(mapping: EntityMapping[Any], child: ChildTable) -> str:
+    names = dict.fromkeys((*mapping.child_projections[child.field].column_names, child.position))
+    return ", ".join(_as_json(child.table, "c", name) for name in names)
+
+
+def _belongs(mapping: EntityMapping[Any], child: ChildTable) -> str:
+    pairs = zip(child.parent, mapping.identity_columns, strict=True)
+    return " AND ".join(f"c.{quoted(theirs)} = t.{quoted(ours)}" for theirs, ours in pairs)
 
 
 def _where(mapping: EntityMapping[Any], conditions: tuple[Condition, ...]) -> tuple[str, Parameters]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-    from core.mapping import Mappings
+    from core.mappings import Mappings
     from core.phases import Phase, PhaseRow
     from core.repository import EntityRepository
 

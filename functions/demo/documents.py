@@ -11,7 +11,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from core.content import content_of, load_exact
 from core.entity import Entity
 from core.errors import ConfigurationError, CrossfeedError, DocumentRefusedError
-from core.mapping import EntityMapping, Mappings
+from core.mapping import EntityMapping
+from core.mappings import Mappings
 
 if TYPE_CHECKING:
     from pathlib import Path

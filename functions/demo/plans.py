@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from core.domain.mappings import MAPPINGS
 from core.domain.samples import sample_documents
 from core.domain.tables import metadata as domain_tables
-from core.mapping import Mappings
+from core.mappings import Mappings
 from core.phases import Phase
 from functions.demo.population import Population
 from functions.demo.touch import touch_all

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from core.content import Document
     from core.crossfeed import Crossfeed
-    from core.mapping import EntityMapping, Mappings
+    from core.mapping import EntityMapping
+    from core.mappings import Mappings
     from core.phases import PhaseRow
     from core.repository import Repository, UnitOfWork
     from functions.demo.ledger import Ledger

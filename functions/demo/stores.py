@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
     from core.cosmos.client import CosmosStore
-    from core.mapping import Mappings
+    from core.mappings import Mappings
     from core.settings import Settings
 
 

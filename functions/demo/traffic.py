@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from functions.demo.recording import Recorder
 
 WORKERS = 8
-THINK_S = 0.02
+THINK_S = 0.06
 _BEGINNING = datetime(2026, 2, 1, tzinfo=UTC)
 
 

@@ -18,7 +18,7 @@ from core.telemetry import configure_logging
 from outbox.relay import open_relay
 
 if TYPE_CHECKING:
-    from core.mapping import Mappings
+    from core.mappings import Mappings
 
 
 async def relay(settings: Settings, mappings: Mappings) -> None:

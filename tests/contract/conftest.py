@@ -10,7 +10,7 @@ import pytest
 from core.cosmos.client import open_cosmos
 from core.domain.mappings import MAPPINGS
 from core.local.cosmos import EMULATOR_KEY
-from core.mapping import Mappings
+from core.mappings import Mappings
 from core.phases import Phase
 from core.postgres.engine import open_engine
 from core.postgres.phases import open_phase

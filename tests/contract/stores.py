@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from core.content import Document
     from core.cosmos.client import CosmosStore
     from core.entity import Entity
-    from core.mapping import EntityMapping, Mappings
+    from core.mapping import EntityMapping
+    from core.mappings import Mappings
     from core.repository import UnitOfWork
 
 T = TypeVar("T")

@@ -12,7 +12,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from core.entity import Entity
 from core.identity import Identity
 from core.instant import Instant
-from core.mapping import EntityMapping, Mappings
+from core.mapping import EntityMapping
+from core.mappings import Mappings
 from core.settings import Settings
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from core.cosmos.client import open_cosmos
-from core.mapping import Mappings
+from core.mappings import Mappings
 from core.settings import Settings
 
 README = Path(__file__).parents[2] / "README.md"
@@ -66,7 +66,7 @@ async def _wait_for_ada(directory: Path) -> dict[str, Any]:
         cosmos_key=values["CROSSFEED_COSMOS_KEY"].strip("'"),
     )
     namespace: dict[str, Any] = {"__name__": "customers"}
-    exec(compile((directory / "customers.py").read_text(), "customers.py", "exec"), namespace)  # noqa: S102
+    exec(compile((directory / "customers.py").read_text(), "customers.py", "exec"), namespace)
     [mapping] = Mappings(namespace["MAPPINGS"])
     async with open_cosmos(settings) as store:
         for _ in range(200):

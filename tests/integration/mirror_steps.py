@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from core.content import Document
     from core.cosmos.client import CosmosStore
     from core.entity import Entity
-    from core.mapping import EntityMapping, Mappings
+    from core.mapping import EntityMapping
+    from core.mappings import Mappings
     from core.phases import PhaseRow
     from core.postgres.held import Held
 

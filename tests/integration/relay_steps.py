@@ -15,7 +15,7 @@ from core.cosmos.documents import CosmosDocuments
 from core.cosmos.feed import feed_ranges, pages
 from core.cosmos.publish import Outcome, Publish, Superseded, Unchanged, Written
 from core.envelope import Ours, author_of, is_deleted
-from core.mapping import Mappings
+from core.mappings import Mappings
 from core.phases import Phase
 from core.postgres.held import read_held
 from core.postgres.phases import open_phase

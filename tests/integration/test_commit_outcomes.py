@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from core.mapping import Mappings
+    from core.mappings import Mappings
     from core.settings import Settings
 
 

@@ -9,16 +9,17 @@ import sqlalchemy as sa
 from pydantic import Field
 from sqlalchemy import text
 
+from core.children import ChildTable
 from core.entity import Entity
 from core.errors import MappingError
-from core.mapping import ChildTable, EntityMapping
+from core.mapping import EntityMapping
 from core.postgres import capture
 from core.postgres.fit import check_fit
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from core.mapping import Mappings
+    from core.mappings import Mappings
 
 
 async def test_what_capture_installed_fits(engine: AsyncEngine, mappings: Mappings) -> None:

@@ -8,8 +8,10 @@ import pytest
 import sqlalchemy as sa
 from pydantic import BaseModel, Field
 
+from core.children import ChildTable
 from core.entity import Entity
-from core.mapping import ChildTable, EntityMapping, Mappings
+from core.mapping import EntityMapping
+from core.mappings import Mappings
 from core.postgres import capture
 from core.postgres.held import read_held
 from outbox.relay import Relay

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from core.mapping import Mappings
+    from core.mappings import Mappings
     from core.settings import Settings
 
     Writer = Callable[[Settings, AsyncEngine, Mappings], Awaitable[None]]

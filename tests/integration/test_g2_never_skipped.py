@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from core.identity import Identity
 from core.postgres.held import read_held
+from outbox import log_reader
 from outbox.cursor import advance, load_groups
-from outbox.log_reader import read_batch
 from outbox.relay import Relay, open_relay
 from tests.integration.relay_steps import MemorySink, connect, differences, make_primary, until
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from core.cosmos.client import CosmosStore
-    from core.mapping import Mappings
+    from core.mappings import Mappings
     from core.settings import Settings
 
 PAGE = 3
@@ -87,22 +89,27 @@ async def closed(writers: Writers) -> None:
         await session.close()
 
 
-async def follow(engine: AsyncEngine) -> list[tuple[int, Identity]]:
-    """Read everything that is committed, page by page, moving the cursor after each."""
+@pytest.fixture(autouse=True)
+def _short_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page looks at six sequence numbers, so that a few messages are many windows."""
+    monkeypatch.setattr(log_reader, "WINDOW_PAGES", 2)
+
+
+async def follow(engine: AsyncEngine, pages: int = 1000) -> list[tuple[int, Identity]]:
+    """Read what is committed, page by page, moving the cursor after each; at most so many pages."""
     found: list[tuple[int, Identity]] = []
     async with engine.connect() as connection:
         await connection.execution_options(isolation_level="AUTOCOMMIT")
-        more = True
-        while more:
+        for _ in range(pages):
             [group] = await load_groups(connection)
-            batch = await read_batch(connection, group, PAGE)
+            batch = await log_reader.read_batch(connection, group, PAGE)
             seqs = [message.seq for message in batch.messages]
             assert seqs == sorted(seqs)
             assert len(seqs) <= PAGE
             found += [(message.seq, message.identity) for message in batch.messages]
             assert await advance(connection, group, batch.next)
-            assert not await advance(connection, group, batch.next) or group.cursor == batch.next
-            more = batch.more
+            if not batch.more:
+                break
     return found
 
 
@@ -121,7 +128,7 @@ async def test_every_message_is_read_exactly_once_in_the_order_of_its_document(
         for what, writer, key in steps:
             await writers.step(what, writer, key)
             if what in {"relay", "crash"}:
-                read += await follow(engine)
+                read += await follow(engine, pages=1)  # the rest of the delta later, when more has been committed
         await writers.end()
         read += await follow(engine)
     finally:
@@ -214,7 +221,7 @@ def _identities(mappings: Mappings, ids: Sequence[str]) -> list[Identity]:
 
 
 async def _killed(relay: Relay, sink: MemorySink, after: int) -> None:
-    """Run one pass that dies after this many writes, or just before the cursor is moved."""
+    """Run one pass that dies after this many writes (it may have fewer), or just before the cursor is moved."""
     left = after
 
     def die(_: Any) -> None:
@@ -226,14 +233,13 @@ async def _killed(relay: Relay, sink: MemorySink, after: int) -> None:
     async def die_late(*_: Any) -> None:
         raise KilledError
 
-    sink.before = die
-    relay._passes._advance = die_late  # type: ignore[method-assign, assignment]
-    try:
+    if after < PAGE:
+        sink.before = die
+    else:
+        relay._passes._advance = die_late  # type: ignore[method-assign, assignment]
+    with contextlib.suppress(KilledError):
         await relay.run_once()
-    except KilledError:
-        pass
-    finally:
-        sink.before = None
+    sink.before = None
 
 
 async def _is_primary(engine: AsyncEngine) -> bool:

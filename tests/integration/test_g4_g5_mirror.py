@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from core.content import Document
     from core.cosmos.client import CosmosStore
     from core.identity import Identity
-    from core.mapping import Mappings
+    from core.mappings import Mappings
 
 
 @pytest.fixture

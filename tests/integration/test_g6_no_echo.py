@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from core.cosmos.client import CosmosStore
-    from core.mapping import Mappings
+    from core.mappings import Mappings
     from core.settings import Settings
 
 SILENCE_S = 3.0

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from core.cosmos.client import CosmosStore
-    from core.mapping import Mappings
+    from core.mappings import Mappings
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from core.cosmos.client import CosmosStore
     from core.cosmos.publish import Outcome, Publish
-    from core.mapping import Mappings
+    from core.mappings import Mappings
     from core.settings import Settings
 
 REWIND = "UPDATE crossfeed.slot SET seen = '3:3:', target = NULL, position = 0"

@@ -15,7 +15,8 @@ from core.cosmos.failures import CosmosUnavailableError
 from core.domain.account import Account
 from core.entity import Entity
 from core.errors import ConflictError, MappingError, StoreUnavailableError
-from core.mapping import EntityMapping, Mappings
+from core.mapping import EntityMapping
+from core.mappings import Mappings
 from core.phases import Phase
 from core.postgres import capture
 from core.postgres.guarded import apply_documents

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pytest
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from core.mapping import Mappings
+    from core.mappings import Mappings
     from core.settings import Settings
 
 DRAINING = "UPDATE crossfeed.phase SET state = 'draining', switch_id = gen_random_uuid()"

@@ -9,11 +9,13 @@ import sqlalchemy as sa
 from pydantic import BaseModel, Field
 from sqlalchemy.dialects.postgresql import JSONB
 
+from core.children import ChildTable
 from core.domain.mappings import ACCOUNTS, GAME_SESSIONS, MAPPINGS, PENDING_SIGNUPS
 from core.entity import Entity, Loaded, loaded, mark_loaded
 from core.errors import DocumentRefusedError, MappingError
 from core.identity import Identity
-from core.mapping import ChildTable, EntityMapping, Mappings
+from core.mapping import EntityMapping
+from core.mappings import Mappings
 from core.stamp import Stamp
 
 

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from sqlalchemy.dialects.postgresql import JSONB
 
+from core.children import ChildTable
 from core.content import check_content
 from core.domain.mappings import GAME_SESSIONS
 from core.entity import Entity
 from core.errors import DocumentRefusedError, MappingError
 from core.instant import Instant
-from core.mapping import ChildTable, EntityMapping
+from core.mapping import EntityMapping
 from core.projection import Projection, same_json
 from tests.unit.strategies import as_postgres, contents, date_texts, names, texts, values
 

@@ -6,7 +6,7 @@ import pytest
 
 from core.domain.mappings import MAPPINGS
 from core.errors import ConfigurationError, MappingError
-from core.mapping import Mappings
+from core.mappings import Mappings
 from core.phases import Phase
 from core.settings import Settings
 

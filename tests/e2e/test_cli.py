@@ -1,0 +1,274 @@
+"""The command line: every wrong set-up is one clear line on stderr and an exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from core.domain.mappings import MAPPINGS
+from core.domain.tables import metadata
+from core.mappings import Mappings
+from functions.cli import main
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from core.local.postgres import EmbeddedPostgres
+    from core.settings import Settings
+
+    Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(settings: Settings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run the command with the test's own stores, or with what replaces their settings; None unsets one."""
+    for name in [name for name in os.environ if name.startswith("CROSSFEED_")]:
+        monkeypatch.delenv(name)
+    environment = environment_of(settings)
+
+    def run(*arguments: str, **settings: str | None) -> tuple[int, str, str]:
+        with monkeypatch.context() as patched:
+            for name, value in (environment | settings).items():
+                if value is not None:
+                    patched.setenv(f"CROSSFEED_{name.upper()}", value)
+            patched.setattr(sys, "argv", ["crossfeed", *arguments])
+            capfd.readouterr()
+            try:
+                main()
+                code = 0
+            except SystemExit as ended:
+                code = int(ended.code or 0)
+        output, errors = capfd.readouterr()
+        return code, output, errors
+
+    return run
+
+
+def environment_of(settings: Settings) -> dict[str, str | None]:
+    assert settings.postgres_dsn is not None
+    assert settings.cosmos_key is not None
+    return {
+        "postgres_dsn": settings.postgres_dsn.get_secret_value(),
+        "cosmos_endpoint": settings.cosmos_endpoint,
+        "cosmos_key": settings.cosmos_key.get_secret_value(),
+        "cosmos_database": settings.cosmos_database,
+        "mappings": settings.mappings,
+    }
+
+
+@pytest.fixture
+async def empty_database(postgres_server: EmbeddedPostgres, settings: Settings) -> str:
+    """A database without anything in it."""
+    return await postgres_server.create_database(f"empty_{settings.cosmos_database}")
+
+
+def execute(dsn: str, statement: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(statement.encode())
+
+
+@pytest.mark.parametrize("process", ["relay", "mirror"])
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"postgres_dsn": None}, "CROSSFEED_POSTGRES_DSN is not set"),
+        ({"postgres_dsn": "postgresql://me:hunter2@127.0.0.1:9/db"}, "cannot connect to Postgres at 127.0.0.1:9"),
+        ({"postgres_dsn": "hunter2://"}, "is not a libpq connection string"),
+        ({"cosmos_endpoint": None}, "CROSSFEED_COSMOS_ENDPOINT is not set"),
+        ({"cosmos_endpoint": "http://127.0.0.1:9/"}, "no Cosmos DB answers at http://127.0.0.1:9/"),
+        ({"cosmos_key": "aHVudGVyMg=="}, "refuses the credentials (401): check CROSSFEED_COSMOS_KEY"),
+        ({"cosmos_key": "hunter2"}, "it is not base64"),
+        ({"cosmos_database": "nowhere"}, "has no database 'nowhere'"),
+        ({"mappings": None}, "CROSSFEED_MAPPINGS is not set"),
+        ({"mappings": "core.domain.nowhere:MAPPINGS"}, "cannot import core.domain.nowhere"),
+        ({"mappings": "core.domain.mappings:ACCOUNTS"}, "is not a list of EntityMapping"),
+        ({"mirror_page_size": "hunter2"}, "CROSSFEED_MIRROR_PAGE_SIZE"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_a_wrong_setting_is_one_line_on_stderr(run: Run, process: str, wrong: dict[str, str | None], said: str) -> None:
+    code, output, errors = run(process, **wrong)
+    assert code == 2
+    assert output == ""
+    [line] = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert said in line
+    assert "hunter2" not in errors.replace("hunter2.py", "")
+    assert "Traceback" not in errors
+
+
+def test_a_wrong_password_is_named(run: Run, settings: Settings) -> None:
+    dsn = environment_of(settings)["postgres_dsn"] or ""
+    code, _, errors = run("relay", postgres_dsn=dsn.replace("postgres:", "postgres:not", 1))
+    assert code == 2
+    assert "password authentication failed" in errors
+
+
+def test_a_missing_container_is_named_with_its_cure(run: Run, cosmos: object, settings: Settings) -> None:
+    from azure.cosmos import CosmosClient  # noqa: PLC0415
+
+    from core.local.cosmos import EMULATOR_KEY  # noqa: PLC0415 - the raw client, to delete behind our back
+
+    with CosmosClient(settings.require_cosmos(), EMULATOR_KEY) as client:
+        client.get_database_client(settings.cosmos_database).delete_container("Accounts")
+    code, _, errors = run("mirror")
+    assert code == 2
+    assert "container 'Accounts' of mapping Account does not exist: create it with partition key /id" in errors
+
+
+def test_a_pending_migration_is_named_and_cured_by_migrate(run: Run, empty_database: str) -> None:
+    code, _, errors = run("relay", postgres_dsn=empty_database)
+    assert (code, "is missing in this database; run: crossfeed migrate" in errors) == (2, True)
+    code, output, _ = run("migrate", postgres_dsn=empty_database)
+    assert (code, output) == (0, "schema crossfeed is current; phase cosmos_only, epoch 1\n")
+    assert run("migrate", postgres_dsn=empty_database)[:2] == (code, output)
+    execute(empty_database, "UPDATE crossfeed.alembic_version SET version_num = '0000'")
+    code, _, errors = run("mirror", postgres_dsn=empty_database)
+    assert (code, "at revision 0000" in errors) == (2, True)
+
+
+def test_a_newer_schema_is_refused_by_every_command(run: Run, empty_database: str) -> None:
+    run("migrate", postgres_dsn=empty_database)
+    execute(empty_database, "UPDATE crossfeed.alembic_version SET version_num = '9999'")
+    for command in (["migrate"], ["relay"], ["mirror"], ["phase", "show"]):
+        code, _, errors = run(*command, postgres_dsn=empty_database)
+        assert (code, "newer" in errors, "Traceback" in errors) == (2, True, False), command
+
+
+def test_a_mapping_that_does_not_fit_its_table_is_named(run: Run, settings: Settings) -> None:
+    execute(environment_of(settings)["postgres_dsn"] or "", "ALTER TABLE accounts DROP COLUMN role")
+    code, _, errors = run("relay")
+    assert code == 2
+    assert "mapping Account, table accounts: no column role" in errors
+
+
+def test_a_table_without_capture_is_named_with_the_call_that_installs_it(run: Run, empty_database: str) -> None:
+    run("migrate", postgres_dsn=empty_database)
+    from sqlalchemy import create_engine  # noqa: PLC0415 - only here
+
+    engine = create_engine(empty_database.replace("postgresql://", "postgresql+psycopg://"))
+    metadata.create_all(engine)
+    engine.dispose()
+    code, _, errors = run("relay", postgres_dsn=empty_database)
+    assert code == 2
+    assert "call core.postgres.capture.install(op, <the mapping Account>) in a migration of yours" in errors
+
+
+def test_the_initial_phase_is_chosen_once(run: Run, empty_database: str) -> None:
+    choose = ("migrate", "--initial-phase", "dual_write_postgres_read")
+    for _ in range(2):
+        code, output, _ = run(*choose, postgres_dsn=empty_database)
+        assert (code, output) == (0, "schema crossfeed is current; phase dual_write_postgres_read, epoch 2\n")
+    code, _, errors = run("migrate", "--initial-phase", "cosmos_only", postgres_dsn=empty_database)
+    assert code == 1
+    assert "use: crossfeed phase set" in errors
+
+
+def test_the_phase_is_shown_and_set(run: Run, cosmos: object) -> None:
+    assert run("phase", "show")[:2] == (0, "phase=cosmos_only epoch=1 state=steady primary=cosmos\n")
+    code, output, _ = run("phase", "set", "dual_write_cosmos_read", "--no-live-writers", "--json")
+    assert code == 0
+    assert json.loads(output) == {
+        "phase": "dual_write_cosmos_read",
+        "epoch": 2,
+        "state": "steady",
+        "primary": "cosmos",
+    }
+    code, _, errors = run("phase", "set", "postgres_only", "--no-live-writers")
+    assert (code, "is not a neighbour" in errors) == (1, True)
+
+
+def test_the_phase_is_not_set_without_the_word_that_nobody_writes(run: Run) -> None:
+    code, _, errors = run("phase", "set", "dual_write_cosmos_read")
+    assert code == 2
+    assert "--no-live-writers" in errors
+
+
+def test_every_command_has_help_and_exit_codes_are_documented(run: Run) -> None:
+    assert "Exit codes" in run("--help")[1]
+    for command in ("migrate", "relay", "mirror", "local", "phase", "demo"):
+        code, output, _ = run(command, "--help")
+        assert code == 0
+        assert "Usage" in output
+
+
+def test_the_version_is_printed(run: Run) -> None:
+    assert run("--version")[:2] == (0, "0.1.0\n")
+
+
+BAD = [
+    ('{"id": "a", "k": "x"}', None),
+    ('{"k": "x"}', "document 1: has no id"),
+    ('{"id": "a", "k": "x", "other": 1}', "document 2: has the same partition key and id as document 0"),
+    ('{"id": "b"}', "document 3: Exported: the document has no partition key at /k"),
+    ('{"id": "c", "k": "x", "t": ["a\\u0000b"]}', "document 4: .* at $.t[0]: a NUL character"),
+    ('{"id": "d", "k": "x", "t": "' + "y" * 2**21 + '"}', "document 5: the document has 2097181 bytes"),
+    ('{"id": "e/f", "k": "x"}', "document 6: the id holds /"),
+    ('{"id": 7, "k": "x"}', "document 7: the id must be a string"),
+    ('{"id": "n", "k": "x", "n": [12345678901234567890123]}', "document 8: .* at $.n[0]: a number that a JSON double"),
+    ('{"id": "m", "k": "x", "n": 0.12345678901234567890}', "document 9: .* at $.n: a number that a JSON double"),
+    ('{"id": "o", "k": NaN}', "document 10: .* at $.k: a number that a JSON double"),
+    ("5", "document 11: is not a JSON object"),
+    ('{"id": "p", "k": null}', "document 12: has a partition key of null"),
+    ('{"id": "q", "k": "x", "ttl": 5}', "document 13: has ttl 5"),
+    ('{"id": "", "k": "x"}', "document 14: the id is empty"),
+    ('{"id": "a", "k": "y", "_ts": 12345678901234567890123}', None),
+]
+
+
+def test_documents_that_cannot_be_carried_are_all_named_before_anything_starts(run: Run, tmp_path: Path) -> None:
+    import re  # noqa: PLC0415 - only here
+
+    file = tmp_path / "mine.json"
+    file.write_text("[" + ",\n".join(text for text, _ in BAD) + "]")
+    code, output, errors = run("demo", "--documents", str(file), "--container", "Mine", "--partition-key", "/k")
+    assert (code, output) == (2, "")
+    problems = errors.split("; ")
+    expected = [said for _, said in BAD if said is not None]
+    assert len(problems) >= len(expected)
+    for said in expected:
+        assert re.search(re.escape(said).replace(r"\.\*", ".*"), errors), said
+    assert "document 0:" not in errors
+    assert "document 15:" not in errors
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'{"id": "a"}', "not a JSON array"),
+        (b'[{"id": ', "not JSON"),
+        (b"[]", "is empty"),
+        (b'["\xe9"]', "not UTF-8"),
+        (b"[" * 200_000, "too deep"),
+    ],
+    ids=["an object", "malformed", "empty", "latin-1", "nested"],
+)
+def test_a_file_that_is_no_array_of_documents_is_refused(run: Run, tmp_path: Path, content: bytes, said: str) -> None:
+    file = tmp_path / "mine.json"
+    file.write_bytes(content)
+    code, output, errors = run("demo", "--documents", str(file), "--container", "Mine", "--partition-key", "/k")
+    assert (code, output) == (2, "")
+    assert said in errors
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--documents", __file__],
+        ["--container", "Mine"],
+        ["--documents", "/nowhere.json", "--container", "Mine", "--partition-key", "/k"],
+        ["--documents", __file__, "--container", "Mine", "--partition-key", "k"],
+        ["--seconds", "0"],
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(run: Run, arguments: list[str]) -> None:
+    assert run("demo", *arguments)[0] == 2
+
+
+def test_the_example_is_mapped() -> None:
+    assert len(Mappings(MAPPINGS)) == 4
