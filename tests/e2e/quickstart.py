@@ -34,16 +34,19 @@ def follow(binaries: Path, directory: Path) -> dict[str, Any]:
     environment = {"PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}", "HOME": str(directory)}
     # The last line keeps the background processes until somebody has looked at Cosmos DB.
     script = f"set -e\n{block('sh')}\necho ready\nread line\n"
-    with subprocess.Popen(
-        ["bash", "-c", script],
-        cwd=directory,
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=(directory / "stderr").open("w"),
-        text=True,
-        start_new_session=True,
-    ) as shell:
+    with (
+        (directory / "stderr").open("w") as errors,
+        subprocess.Popen(
+            ["bash", "-c", script],
+            cwd=directory,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            start_new_session=True,
+        ) as shell,
+    ):
         try:
             assert shell.stdout is not None
             lines = []

@@ -94,6 +94,9 @@ async def test_a_document_that_is_refused_is_a_dead_letter_and_holds_back_only_i
     assert {letter[:2] for letter in found} == {("to_cosmos", "refused")}
     assert not any("12345" in letter[4] or "no object" in letter[4] for letter in found)  # reasons quote no values
     assert relay.stats.dead_lettered == len(BAD)
+    reasons = {letter[2]: letter[4] for letter in found}
+    assert "a number that a JSON double cannot hold exactly" in reasons["number"]
+    assert "does not fit Account: Subscription" in reasons["model"]
 
     await run(engine, "UPDATE accounts SET email = 'y' WHERE id = 'model'")
     await relay.drain()
