@@ -97,9 +97,7 @@ def publish_row(mapping: EntityMapping[Any], held: Held, row: HeldRow, loaded: L
         reason = f"the row cannot be read by its model ({type(error).__name__})"
         loaded.refused[held.identity] = Refused(None, reason)
     else:
-        # A row that was inserted over a tombstone took nothing itself yet.
-        taken = row.taken_etag or (held.tombstone.taken_etag if held.tombstone is not None else None)
-        loaded.publish.append(Publish(held.identity, row.stamp, content, taken))
+        loaded.publish.append(Publish(held.identity, row.stamp, content, row.taken_etag))
 
 
 def _take(mapping: EntityMapping[Any], held: Held, loaded: Loaded) -> None:

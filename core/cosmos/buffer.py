@@ -103,11 +103,12 @@ class Buffer:
         self._pending[identity] = pending
 
     def delete(self, mapping: EntityMapping[Any], entity: Entity) -> None:
-        """See Repository.delete; what was added in the same unit is not written at all."""
+        """See Repository.delete.
+
+        What was added in the same unit becomes a tombstone, as it does in Postgres: writing it where there must be no
+        document is what finds out, atomically, that there was one.
+        """
         pending = self._current(mapping, entity)
-        if pending.base is None:
-            del self._pending[pending.identity]
-            return
         pending.content, pending.holders = None, [entity]
         self._pending[pending.identity] = pending
 

@@ -212,8 +212,9 @@ async def open_cosmos(settings: Settings) -> AsyncIterator[CosmosStore]:
             enable_compact_utf8_item_writes=True,
             **_NO_RETRIES,
         )
+        stack.push_async_exit(client)  # so that one whose opening fails half-way, or is cancelled, is closed too
         try:
-            await stack.enter_async_context(client)
+            await client.__aenter__()
         except DRIVER_ERRORS as error:
             raise _setup_error(error, endpoint) from error
         yield CosmosStore(client, endpoint, settings.cosmos_database)
@@ -221,8 +222,8 @@ async def open_cosmos(settings: Settings) -> AsyncIterator[CosmosStore]:
 
 async def _open_transport(stack: AsyncExitStack, *, use_env_settings: bool) -> AioHttpTransport:
     transport = AioHttpTransport(use_env_settings=use_env_settings)
-    await transport.open()
     stack.push_async_callback(transport.close)
+    await transport.open()
     session: Any = transport.session
     # aiohttp repeats a PUT whose pooled connection was cut, that is, a replace that may have been carried out.
     session._retry_connection = False  # noqa: SLF001 - aiohttp has no other switch; a test cuts connections

@@ -155,27 +155,29 @@ class CosmosRepository(Generic[T]):
 
     async def _ordered(self, query: Query) -> AsyncGenerator[T]:
         statement = sql.select(self._mapping, query, ordered=True)
-        async with contextlib.aclosing(self._entities(statement, query)) as stored:
-            if query.order_by is None:
-                async for entity in stored:
-                    yield entity
-            else:
-                async for entity in put_right(stored, query.order_by):
-                    yield entity
-
-    async def _collect(self, statement: sql.Statement, query: Query) -> builtins.list[T]:
-        return [entity async for entity in self._entities(statement, query)]
-
-    async def _entities(self, statement: sql.Statement, query: Query) -> AsyncGenerator[T]:
-        async for document in self._rows(statement):
-            if is_deleted(document) or is_internal(document):
-                continue
-            entity = self._entity(document)
-            if statement.exact or sql.holds(entity, query):
+        async with (
+            contextlib.aclosing(self._entities(statement, query)) as stored,
+            contextlib.aclosing(put_right(stored, sql.order_of(query))) as ordered,
+        ):
+            async for entity in ordered:
                 yield entity
 
+    async def _collect(self, statement: sql.Statement, query: Query) -> builtins.list[T]:
+        async with contextlib.aclosing(self._entities(statement, query)) as entities:
+            return [entity async for entity in entities]
+
+    async def _entities(self, statement: sql.Statement, query: Query) -> AsyncGenerator[T]:
+        async with contextlib.aclosing(self._rows(statement)) as documents:
+            async for document in documents:
+                if is_deleted(document) or is_internal(document):
+                    continue
+                entity = self._entity(document)
+                if statement.exact or sql.holds(entity, query):
+                    yield entity
+
     async def _values(self, statement: sql.Statement) -> builtins.list[Any]:
-        return [value async for value in self._rows(statement)]
+        async with contextlib.aclosing(self._rows(statement)) as values:
+            return [value async for value in values]
 
     async def _rows(self, statement: sql.Statement) -> AsyncGenerator[Any]:
         scope = {} if statement.partition is None else {"partition_key": key_value(statement.partition)}

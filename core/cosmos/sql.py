@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, Final, assert_never
 
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
-from core.query import Before, Condition, Equals, NotBefore, OneOf, Query, spellings
+from core.query import Before, Condition, Equals, NotBefore, OneOf, Order, Query, spellings
 
 if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
     from core.entity import Entity
     from core.identity import KeyPart
     from core.instant import Instant
@@ -57,6 +59,11 @@ def count(mapping: EntityMapping[Any], query: Query) -> Statement:
     return _statement(mapping, query, "VALUE COUNT(1)", ordered=False)
 
 
+def order_of(query: Query) -> Order:
+    """Return the order of a query, which is that of the ids where it names none."""
+    return query.order_by or Order("id")
+
+
 def holds(entity: Entity, query: Query) -> bool:
     """Whether an entity is one of those that the query asks for."""
     return all(_holds(getattr(entity, condition.field), condition) for condition in query.where)
@@ -66,9 +73,9 @@ def _statement(mapping: EntityMapping[Any], query: Query, what: str, *, ordered:
     writer = _Writer(mapping)
     conditions = [f"({VISIBLE})", *filter(None, map(writer.condition, query.where))]
     text = f"SELECT {what} FROM c WHERE {' AND '.join(conditions)}"  # noqa: S608 - values are parameters
-    if ordered and query.order_by is not None:
-        direction = "DESC" if query.order_by.descending else "ASC"
-        text += f" ORDER BY {writer.path(query.order_by.field)} {direction}"
+    if ordered:
+        order = order_of(query)
+        text += f" ORDER BY {writer.path(order.field)} {'DESC' if order.descending else 'ASC'}"
     return Statement(text, writer.parameters, writer.exact, _partition(mapping, query))
 
 
@@ -86,8 +93,8 @@ class _Writer:
     def condition(self, condition: Condition) -> str | None:
         path = self.path(condition.field)
         match condition:
-            case Equals(_, str() as value, ignore_case=True):
-                return f"STRINGEQUALS({path}, {self._parameter(value)}, true)"
+            case Equals(field, str() as value, ignore_case=True):
+                return self._ignoring_case(path, field, value)
             case Equals(field, value):
                 return self._one_of(path, field, (value,))
             case OneOf(field, values):
@@ -116,6 +123,17 @@ class _Writer:
             ways.append(f"NOT IS_DEFINED({path})")
         return f"({' OR '.join(ways)})" if ways else "false"
 
+    def _ignoring_case(self, path: str, field: str, value: str) -> str:
+        ways = []
+        for spelling in map(_json, spellings(value)):
+            parameter = self._parameter(spelling)
+            is_text = isinstance(spelling, str)
+            ways.append(f"STRINGEQUALS({path}, {parameter}, true)" if is_text else f"{path} = {parameter}")
+        default = _default(self._fields, field)
+        if isinstance(default, str) and _same_but_case(default, value):
+            ways.append(f"NOT IS_DEFINED({path})")
+        return f"({' OR '.join(ways)})"
+
     def _parameter(self, value: object) -> str:
         name = f"@p{len(self.parameters)}"
         self.parameters.append({"name": name, "value": value})
@@ -137,7 +155,7 @@ def _partition(mapping: EntityMapping[Any], query: Query) -> list[KeyPart] | Non
 def _holds(found: Any, condition: Condition) -> bool:  # noqa: ANN401 - any field's value
     match condition:
         case Equals(_, str() as value, ignore_case=True):
-            return isinstance(found, str) and found.casefold() == value.casefold()
+            return isinstance(found, str) and _same_but_case(found, value)
         case Equals(_, value):
             return bool(found == value)
         case OneOf(_, values):
@@ -150,15 +168,24 @@ def _holds(found: Any, condition: Condition) -> bool:  # noqa: ANN401 - any fiel
             assert_never(other)
 
 
-def _alias(fields: dict[str, Any], field: str) -> str:
+def _alias(fields: dict[str, FieldInfo], field: str) -> str:
     info = fields[field]
     alias = info.serialization_alias or info.alias or field
     return str(alias)
 
 
-def _default(fields: dict[str, Any], field: str) -> Any:  # noqa: ANN401 - any field's value
-    default = fields[field].default
+def _default(fields: dict[str, FieldInfo], field: str) -> Any:  # noqa: ANN401 - any field's value
+    """Return what the model, and so a row, holds for a property that the document leaves out."""
+    info = fields[field]
+    if info.default_factory_takes_validated_data:
+        return _MISSING
+    default = info.get_default(call_default_factory=True)
     return _MISSING if default is PydanticUndefined else default
+
+
+def _same_but_case(one: str, other: str) -> bool:
+    """As both stores compare: letter by letter, so `ss` is no `ß` in any case."""
+    return one.lower() == other.lower()
 
 
 def _json(value: Any) -> Any:  # noqa: ANN401 - any JSON value

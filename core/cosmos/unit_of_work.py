@@ -144,9 +144,12 @@ class CosmosUnitOfWork:
 
         """
         added = [index for index, write in enumerate(pending) if write.base is None]
-        documents = await asyncio.gather(*(self._documents.read(pending[index].identity) for index in added))
+        reads = (self._documents.read(pending[index].identity) for index in added)
+        documents = await asyncio.gather(*reads, return_exceptions=True)  # so that none goes on behind our back
         found: dict[int, Base] = {}
         for index, document in zip(added, documents, strict=True):
+            if isinstance(document, BaseException):
+                raise document
             if document is None:
                 continue
             identity = pending[index].identity

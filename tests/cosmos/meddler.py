@@ -25,12 +25,24 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass
+class Hang:
+    """Never answer the next request of this verb, nor forward it."""
+
+    verb: bytes
+
+
+Plan = Cut | Answer | Hang
+
+
 class Meddler:
     def __init__(self, host: str, port: int, key: str) -> None:
         self._target = (host, port)
         self.key = key
-        self.plans: deque[Cut | Answer] = deque()
+        self.plans: deque[Plan] = deque()
         self.seen: list[bytes] = []
+        self.heads: list[str] = []
+        self.hanging = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -61,10 +73,15 @@ class Meddler:
                 request = await _message(reader)
                 verb = request.split(b" ", 1)[0]
                 self.seen.append(verb)
+                self.heads.append(request.partition(b"\r\n\r\n")[0].decode())
                 plan = self.plans.popleft() if self.plans and self.plans[0].verb == verb else None
                 if isinstance(plan, Answer):
                     writer.write(_canned(plan))
                     continue
+                if isinstance(plan, Hang):
+                    self.hanging.set()
+                    await reader.read()
+                    return
                 up_writer.write(request)
                 answer = await _message(up_reader)
                 if isinstance(plan, Cut):

@@ -262,14 +262,57 @@ async def test_a_second_copy_is_stale_as_soon_as_the_first_was_written_in_the_un
                 await write(two)
 
 
-async def test_added_and_deleted_in_one_unit_is_nothing(store: CosmosStore, documents: CosmosDocuments) -> None:
-    entity = Note(id="n1")
+async def test_added_and_deleted_in_one_unit_is_a_tombstone_as_in_postgres(
+    store: CosmosStore, documents: CosmosDocuments
+) -> None:
+    entity = Note(id="n1", title="secret")
     async with unit(store) as work:
         await work[Note].add(entity)
         await work[Note].delete(entity)
         assert not await work[Note].exists("n1")
+        assert await work[Note].list() == []
+        with pytest.raises(ConcurrencyError):
+            await work[Note].update(entity)
         await work.commit()
-    assert await documents.read(N1) is None
+    assert loaded(entity) is None
+    assert await get(store) is None
+    document = await raw(documents, N1)
+    assert author_of(document) == Ours(Stamp(1, 1), Origin.COSMOS, deleted=True)
+    async with unit(store) as work:  # and above the tombstone that is there already
+        await work[Note].add(entity)
+        await work[Note].delete(entity)
+        await work.commit()
+    assert author_of(await raw(documents, N1)) == Ours(Stamp(1, 2), Origin.COSMOS, deleted=True)
+    await add(store, entity)
+
+
+@pytest.mark.parametrize("others", [[], [line("l2"), line("l3")]], ids=["alone", "batch"])
+async def test_what_exists_cannot_be_added_even_by_a_unit_that_deletes_it_again(
+    store: CosmosStore, others: list[Entity]
+) -> None:
+    await add(store, line("l1", text="kept"))
+    entity = line("l1")
+    async with unit(store) as work:
+        await work[Line].add(entity)
+        await work[Line].delete(entity)
+        for other in others:
+            await work[type(other)].add(other)
+        with pytest.raises(AlreadyExistsError):
+            await work.commit()
+    assert [found.text for found in await unit(store)[Line].list()] == ["kept"]
+
+
+async def test_added_deleted_and_added_again_in_one_unit_is_an_add(
+    store: CosmosStore, documents: CosmosDocuments
+) -> None:
+    entity = Note(id="n1", title="first")
+    async with unit(store) as work:
+        await work[Note].add(entity)
+        await work[Note].delete(entity)
+        await work[Note].add(Note(id="n1", title="second"))
+        await work.commit()
+    assert author_of(await raw(documents, N1)) == Ours(Stamp(1, 1), Origin.COSMOS, deleted=False)
+    assert (await have(store)).title == "second"
 
 
 async def test_deleted_and_added_in_one_unit_is_an_update(store: CosmosStore, documents: CosmosDocuments) -> None:

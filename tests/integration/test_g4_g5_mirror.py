@@ -17,8 +17,11 @@ from core.domain.pending_signup import PendingSignup
 from core.envelope import is_deleted
 from core.errors import PrimaryMovedError
 from core.phases import Phase
+from core.postgres.authority import Change
+from core.postgres.mirrored_rows import bury, put
 from core.postgres.phases import open_phase
 from core.postgres.unit_of_work import PostgresUnitOfWork
+from core.stamp import Stamp
 from outbox.current_state import load
 from tests.integration.mirror_steps import Steps, same
 
@@ -408,3 +411,19 @@ async def test_a_poisonous_document_is_dead_lettered_and_the_rest_applied(steps:
     await steps.foreign({"id": "bad", "DisplayName": "mended"})
     await steps.apply(steps.history[-1:])
     assert await steps.count("crossfeed.dead_letter") == 1, "a newer state settles the letter"
+
+
+async def test_the_statements_themselves_refuse_an_older_stamp(steps: Steps, engine: AsyncEngine) -> None:
+    """The second line of defence: it holds even where a decision was made on what is no longer true."""
+    await steps.add(Account(id="a", display_name="one"))
+    await steps.change("a", display_name="two")
+    await steps.apply(steps.history)
+    change = Change.of(steps.mapping.identity(steps.history[0]), steps.history[0])
+    held = await steps.held("a")
+    assert held.stamp is not None
+    for older in (held.stamp, Stamp(held.stamp.epoch, 1), Stamp(held.stamp.epoch - 1, 99)):
+        async with engine.begin() as connection:
+            await connection.exec_driver_sql("SET LOCAL crossfeed.mirroring = 'on'")
+            await put(connection, steps.mapping, [(change, older)])
+            await bury(connection, steps.mapping, [(change, older)])
+        assert (await steps.held("a")).row == held.row

@@ -177,7 +177,8 @@ async def test_a_message_without_a_mapping_stops_the_relay_and_stays_in_the_log(
     few = Mappings([mappings.of(Account)])
     sink = MemorySink()
     with pytest.raises(MappingError, match="UserProfile"):
-        await Relay(settings, few, engine, sink).run(asyncio.Event())
+        async with asyncio.timeout(10):
+            await Relay(settings, few, engine, sink).run(asyncio.Event())
     await Relay(settings, mappings, engine, sink).drain()
     assert len(sink.history) == 2
 
