@@ -1,11 +1,8 @@
-"""The stores that every test shares: one embedded Postgres and one embedded Cosmos DB, a fresh database per test."""
+"""The stores that every test shares: one Postgres and one Cosmos DB for the run, a fresh database per test."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import subprocess
-import sys
 import uuid
 from typing import TYPE_CHECKING
 
@@ -17,12 +14,11 @@ import migrations
 from core.cosmos.client import CosmosStore, open_cosmos
 from core.domain.mappings import MAPPINGS
 from core.domain.tables import metadata
-from core.local.cosmos import EMULATOR_KEY
-from core.local.postgres import EmbeddedPostgres
 from core.mappings import Mappings
 from core.postgres import capture
 from core.postgres.engine import open_engine
 from core.settings import Settings
+from tests import stores
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -40,31 +36,26 @@ hypothesis_settings.load_profile("default")
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[EmbeddedPostgres]:
+def postgres_server() -> Iterator[stores.PostgresServer]:
     """One real Postgres for the whole run."""
-    with EmbeddedPostgres() as server:
+    with stores.postgres() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def cosmos_endpoint() -> Iterator[str]:
-    """One embedded Cosmos DB, in a process of its own, for the whole run."""
-    process = subprocess.Popen([sys.executable, "-m", "core.local.cosmos"], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        yield json.loads(process.stdout.readline())["endpoint"]
-    finally:
-        process.terminate()
-        process.wait(10)
-        process.stdout.close()
+def cosmos_server() -> Iterator[stores.CosmosServer]:
+    """One Cosmos DB account for the whole run."""
+    with stores.cosmos() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
-def template_database(postgres_server: EmbeddedPostgres) -> str:
+def template_database(postgres_server: stores.PostgresServer) -> str:
     """A database with the schema, the domain's tables and capture installed; each test gets a copy."""
+    name = f"template_{uuid.uuid4().hex}"
 
     async def build() -> None:
-        dsn = await postgres_server.create_database("template_crossfeed")
+        dsn = await postgres_server.create_database(name)
         async with open_engine(Settings.load(postgres_dsn=dsn)) as engine, engine.begin() as connection:
             await connection.run_sync(migrations.upgrade)
             await connection.run_sync(metadata.create_all)
@@ -72,17 +63,19 @@ def template_database(postgres_server: EmbeddedPostgres) -> str:
                 await connection.run_sync(capture.install, mapping)
 
     asyncio.run(build())
-    return "template_crossfeed"
+    return name
 
 
 @pytest.fixture
-async def settings(postgres_server: EmbeddedPostgres, template_database: str, cosmos_endpoint: str) -> Settings:
+async def settings(
+    postgres_server: stores.PostgresServer, template_database: str, cosmos_server: stores.CosmosServer
+) -> Settings:
     """Settings of a fresh installation: a Postgres database and a Cosmos DB database of its own."""
     name = f"test_{uuid.uuid4().hex}"
     return Settings.load(
         postgres_dsn=await postgres_server.create_database(name, template=template_database),
-        cosmos_endpoint=cosmos_endpoint,
-        cosmos_key=EMULATOR_KEY,
+        cosmos_endpoint=cosmos_server.endpoint,
+        cosmos_key=cosmos_server.key,
         cosmos_database=name,
         mappings="core.domain.mappings:MAPPINGS",
     )

@@ -9,7 +9,6 @@ import pytest
 
 from core.cosmos.client import open_cosmos
 from core.domain.mappings import MAPPINGS
-from core.local.cosmos import EMULATOR_KEY
 from core.mappings import Mappings
 from core.phases import Phase
 from core.postgres.engine import open_engine
@@ -20,13 +19,13 @@ from tests.contract.stores import CosmosDb, Db, PostgresDb
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from core.local.postgres import EmbeddedPostgres
+    from tests.stores import CosmosServer, PostgresServer
 
 
 @pytest.fixture(scope="session")
-async def postgres_db(postgres_server: EmbeddedPostgres, template_database: str) -> AsyncIterator[PostgresDb]:
+async def postgres_db(postgres_server: PostgresServer, template_database: str) -> AsyncIterator[PostgresDb]:
     """One database for the whole folder; each test finds it empty."""
-    dsn = await postgres_server.create_database("contract", template=template_database)
+    dsn = await postgres_server.create_database(f"contract_{uuid.uuid4().hex}", template=template_database)
     async with open_engine(Settings.load(postgres_dsn=dsn)) as engine:
         await open_phase(engine, Phase.DUAL_WRITE_POSTGRES_READ, who="tests", why="contract")
         yield PostgresDb(engine, Mappings(MAPPINGS))
@@ -40,11 +39,13 @@ async def empty_postgres(postgres_db: PostgresDb) -> PostgresDb:
 
 
 @pytest.fixture
-async def empty_cosmos(cosmos_endpoint: str) -> AsyncIterator[CosmosDb]:
+async def empty_cosmos(cosmos_server: CosmosServer) -> AsyncIterator[CosmosDb]:
     """A new database, reached by a client of its own as a process has it."""
     mappings = Mappings(MAPPINGS)
     settings = Settings.load(
-        cosmos_endpoint=cosmos_endpoint, cosmos_key=EMULATOR_KEY, cosmos_database=f"contract_{uuid.uuid4().hex}"
+        cosmos_endpoint=cosmos_server.endpoint,
+        cosmos_key=cosmos_server.key,
+        cosmos_database=f"contract_{uuid.uuid4().hex}",
     )
     async with open_cosmos(settings) as store:
         await store.provision(mappings)

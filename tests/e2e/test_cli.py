@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from core.local.postgres import EmbeddedPostgres
     from core.settings import Settings
+    from tests.stores import PostgresServer
 
     Run = Callable[..., tuple[int, str, str]]
 
@@ -64,7 +64,7 @@ def environment_of(settings: Settings) -> dict[str, str | None]:
 
 
 @pytest.fixture
-async def empty_database(postgres_server: EmbeddedPostgres, settings: Settings) -> str:
+async def empty_database(postgres_server: PostgresServer, settings: Settings) -> str:
     """A database without anything in it."""
     return await postgres_server.create_database(f"empty_{settings.cosmos_database}")
 

@@ -1,0 +1,123 @@
+"""Where the tests' stores come from: embedded (the default), containers, or servers that are there already.
+
+    CROSSFEED_TEST_STORES=embedded   nothing installed; what `make test` runs
+    CROSSFEED_TEST_STORES=docker     Postgres and Microsoft's vNext Cosmos emulator through testcontainers
+    CROSSFEED_TEST_STORES=given      what CROSSFEED_POSTGRES_DSN (of a role that may create databases),
+                                     CROSSFEED_COSMOS_ENDPOINT and CROSSFEED_COSMOS_KEY say
+
+The containers' part needs a Docker engine; it was written by the images' documentation and not run so far.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import quote, urlsplit
+
+import psycopg
+from psycopg import sql
+
+from core.local.cosmos import EMULATOR_KEY
+from core.local.postgres import EmbeddedPostgres
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+POSTGRES_IMAGE = "postgres:18"
+COSMOS_IMAGE = "mcr.microsoft.com/cosmosdb/linux/azure-cosmos-emulator:vnext-preview"
+
+
+class PostgresServer(Protocol):
+    """A Postgres server on which tests make databases of their own."""
+
+    async def create_database(self, name: str, template: str | None = None) -> str:
+        """Create a database, as a copy of `template` if given; return its URI."""
+        ...
+
+
+@dataclass(frozen=True)
+class CosmosServer:
+    """A Cosmos DB account on which tests make databases of their own."""
+
+    endpoint: str
+    key: str
+
+
+@dataclass(frozen=True)
+class GivenPostgres:
+    """A server that somebody else started."""
+
+    dsn: str
+
+    async def create_database(self, name: str, template: str | None = None) -> str:
+        """See PostgresServer."""
+        statement = sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name))
+        if template is not None:
+            statement += sql.SQL(" TEMPLATE {}").format(sql.Identifier(template))
+        async with await psycopg.AsyncConnection.connect(self.dsn, autocommit=True) as connection:
+            await connection.execute(statement)
+        return urlsplit(self.dsn)._replace(path=f"/{quote(name, safe='')}").geturl()
+
+
+@contextmanager
+def postgres() -> Iterator[PostgresServer]:
+    """Yield the Postgres server of this run."""
+    match _source():
+        case "docker":
+            from testcontainers.community.postgres import PostgresContainer  # noqa: PLC0415 - needs Docker
+
+            with PostgresContainer(POSTGRES_IMAGE, driver=None).with_command(
+                "-c max_connections=200 -c max_prepared_transactions=8 -c fsync=off"
+            ) as container:
+                yield GivenPostgres(container.get_connection_url())
+        case "given":
+            yield GivenPostgres(os.environ["CROSSFEED_POSTGRES_DSN"])
+        case _:
+            with EmbeddedPostgres() as server:
+                yield server
+
+
+@contextmanager
+def cosmos() -> Iterator[CosmosServer]:
+    """Yield the Cosmos DB account of this run."""
+    match _source():
+        case "docker":
+            from testcontainers.core.container import DockerContainer  # noqa: PLC0415 - needs Docker
+            from testcontainers.core.wait_strategies import HttpWaitStrategy  # noqa: PLC0415 - needs Docker
+
+            emulator = DockerContainer(COSMOS_IMAGE).with_command("--protocol http").with_exposed_ports(8081, 8080)
+            with emulator.waiting_for(HttpWaitStrategy(8080, "/ready")) as container:
+                address = f"http://{container.get_container_host_ip()}:{container.get_exposed_port(8081)}/"
+                yield CosmosServer(address, EMULATOR_KEY)
+        case "given":
+            yield CosmosServer(os.environ["CROSSFEED_COSMOS_ENDPOINT"], os.environ["CROSSFEED_COSMOS_KEY"])
+        case _:
+            with _embedded_cosmos() as server:
+                yield server
+
+
+@contextmanager
+def _embedded_cosmos() -> Iterator[CosmosServer]:
+    """Run the embedded server in a process of its own: the tests' loop is busy enough."""
+    process = subprocess.Popen([sys.executable, "-m", "core.local.cosmos"], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        said = json.loads(process.stdout.readline())
+        yield CosmosServer(said["endpoint"], said["key"])
+    finally:
+        process.terminate()
+        process.wait(10)
+        process.stdout.close()
+
+
+def _source() -> str:
+    source = os.environ.get("CROSSFEED_TEST_STORES", "embedded")
+    if source not in {"embedded", "docker", "given"}:
+        msg = f"CROSSFEED_TEST_STORES={source!r} is neither embedded nor docker nor given"
+        raise ValueError(msg)
+    return source
