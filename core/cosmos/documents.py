@@ -3,7 +3,8 @@
 Writes ask for the whole answer although only its ETag is used (4.17.1 of the client). The client files a session token
 under the container that the answer's body names; for an answer without a body (`no_response`) to the first request of
 a container it knows no name, and files the tokens of all such containers under one and the same. A read is then sent
-with the token of another container, and refused (404/1002) until that container has come as far.
+with the token of another container, and refused (404/1002) until that container has come as far. Of a transactional
+batch the client keeps no session token at all: a read after it could miss it. So it is told of it here.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from azure.core import MatchConditions
 from core.cosmos.failures import DRIVER_ERRORS, Missing, failure_of, read_error
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from azure.cosmos.aio import ContainerProxy
 
     from core.content import Document
@@ -72,6 +75,20 @@ class CosmosDocuments:
             identity.id, document, etag=etag, match_condition=MatchConditions.IfNotModified
         )
         return str(answer.get_response_headers()["etag"])
+
+    async def transact(self, identity: Identity, operations: Sequence[tuple[Any, ...]]) -> list[str]:
+        """Do all operations, as the client takes them, in the logical partition of an identity; return the new ETags.
+
+        Lets the client's errors (DRIVER_ERRORS) through.
+        """
+        container = await self._container(identity)
+        results = await container.execute_item_batch(operations, partition_key=key_value(identity.parts))
+        connection: Any = container.client_connection
+        if connection.session is not None:  # None where the account's consistency is not that of sessions
+            connection.session.update_session(
+                connection, results[0].get("resourceBody") or {}, results.get_response_headers()
+            )
+        return [str(result["eTag"]) for result in results]
 
     async def _container(self, identity: Identity) -> ContainerProxy:
         return await self._store.existing_container(self._mappings.named(identity.entity))

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from core.cosmos.buffer import Base, Buffer, Pending
-from core.cosmos.documents import CosmosDocuments, key_value
+from core.cosmos.documents import CosmosDocuments
 from core.cosmos.failures import DRIVER_ERRORS, Exists, failure_of, write_error
 from core.cosmos.patience import patiently_write
 from core.cosmos.repository import CosmosRepository
@@ -128,12 +128,7 @@ class CosmosUnitOfWork:
             if only.etag is None:
                 return [await self._documents.create(only.pending.identity, only.document)]
             return [await self._documents.replace(only.pending.identity, only.document, only.etag)]
-        first = operations[0].pending
-        container = await self._store.existing_container(first.mapping)
-        results = await container.execute_item_batch(
-            [_batched(operation) for operation in operations], partition_key=key_value(first.identity.parts)
-        )
-        return [str(result["eTag"]) for result in results]
+        return await self._documents.transact(operations[0].pending.identity, list(map(_batched, operations)))
 
     async def _tombstones(self, pending: list[Pending]) -> dict[int, Base]:
         """Find the tombstones in the way of entities that are added: they may be replaced.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from core.content import dump
 from core.entity import Entity, Loaded, loaded
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     import builtins
     from collections.abc import AsyncIterator, Sequence
 
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
     from core.mapping import EntityMapping
-    from core.postgres.unit_of_work import PostgresUnitOfWork
 
 T = TypeVar("T", bound=Entity)
 
@@ -32,10 +33,27 @@ _STREAM_ROWS = 500
 _names = itertools.count()
 
 
+class Work(Protocol):
+    """What a repository needs of the unit of work that it writes in."""
+
+    @property
+    def connection(self) -> AsyncConnection:
+        """The connection, in the unit's transaction."""
+        ...
+
+    def remember(self, entity: Entity, state: Loaded | None, xid: str | None) -> None:
+        """Note what an entity was read or written as, and the transaction id of a write; rolled back with the unit."""
+        ...
+
+    async def check_writable(self) -> None:
+        """Raise PrimaryMovedError if this process must not write in the recorded phase."""
+        ...
+
+
 class PostgresRepository(Generic[T]):
     """See core.repository.Repository. Statements run at once, in the unit's transaction; a conflict surfaces there."""
 
-    def __init__(self, work: PostgresUnitOfWork, mapping: EntityMapping[T]) -> None:
+    def __init__(self, work: Work, mapping: EntityMapping[T]) -> None:
         self._work = work
         self._mapping = mapping
 

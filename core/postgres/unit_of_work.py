@@ -137,7 +137,7 @@ class PostgresUnitOfWork:
     # -- for the repositories
 
     def remember(self, entity: Entity, state: Loaded | None, xid: str | None) -> None:
-        """Note what an entity was read or written as, and the transaction id of a write; rolled back with the unit."""
+        """See core.postgres.repository.Work."""
         if xid is not None:
             self._xid = xid
             self._before.setdefault(id(entity), (entity, loaded(entity)))

@@ -90,11 +90,11 @@ class Meddler:
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
         finally:
-            self._tasks.discard(task)
             for end in (writer, up_writer):
                 end.close()
                 with contextlib.suppress(ConnectionError, asyncio.CancelledError):
                     await end.wait_closed()
+            self._tasks.discard(task)
 
 
 async def _message(reader: asyncio.StreamReader) -> bytes:
