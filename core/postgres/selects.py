@@ -101,7 +101,10 @@ def _condition(mapping: EntityMapping[Any], condition: Condition, parameters: Pa
         case Equals(value=value):
             return f"{column} = {bind(value)}"
         case OneOf(values=values):
-            return f"{column} IN ({', '.join(bind(value) for value in values)})" if values else "false"
+            given = [bind(value) for value in values if value is not None]
+            parts = [f"{column} IN ({', '.join(given)})"] if given else []
+            parts += [f"{column} IS NULL"] if None in values else []
+            return f"({' OR '.join(parts)})" if parts else "false"
         case Before(moment=moment):
             return f"{column} < {bind(moment)}"
         case NotBefore(moment=moment):

@@ -35,7 +35,7 @@ async def load(stores: Stores, documents: dict[str, list[Document]], ledger: Led
     async def one(mapping: EntityMapping[Any], document: Document) -> None:
         async with slots:
             try:
-                stored = await stores.cosmos.container(mapping).create_item(document, no_response=True)
+                stored = await stores.cosmos.container(mapping).create_item(document)
             except DRIVER_ERRORS as error:
                 raise write_error(error, f"loading {mapping.identity(document)}") from error
             etag = str(stored.get_response_headers()["etag"])

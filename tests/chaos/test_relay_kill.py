@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import sys
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 WRITERS = 3
 KEYS = 30
+ONCE = "INSERT INTO accounts (id) VALUES ('once{serial}')"
+"""Written once and never again: no later state covers up for a lost one."""
 WRITES = (
     "INSERT INTO accounts (id) VALUES ('a{key}') ON CONFLICT (id) DO UPDATE SET email = accounts.email || 'x'",
     "UPDATE accounts SET email = 'short' WHERE id = 'a{key}'",
@@ -85,7 +88,8 @@ async def started(settings: Settings) -> Process:
         "CROSSFEED_COSMOS_KEY": settings.cosmos_key.get_secret_value(),
         "CROSSFEED_COSMOS_DATABASE": settings.cosmos_database,
         "CROSSFEED_MAPPINGS": str(settings.mappings),
-        "CROSSFEED_RELAY_PAGE_SIZE": "20",
+        "CROSSFEED_RELAY_PAGE_SIZE": "100",
+        "CROSSFEED_RELAY_CONCURRENCY": "4",  # so that a pass takes a while, and most kills hit the middle of one
     }
     return await asyncio.create_subprocess_exec(
         sys.executable,
@@ -111,8 +115,12 @@ async def one_more(relays: Process) -> int:
 async def write(settings: Settings, seed: int, done: asyncio.Event) -> None:
     rng = random.Random(seed)
     async with await connect(settings) as session:
-        while not done.is_set():
-            statement: Any = rng.choice(WRITES).format(key=rng.randrange(KEYS))
+        for number in count():
+            if done.is_set():
+                break
+            statement: Any = (ONCE if rng.random() < 0.5 else rng.choice(WRITES)).format(
+                key=rng.randrange(KEYS), serial=f"{seed}-{number}"
+            )
             with contextlib.suppress(psycopg.errors.UniqueViolation):
                 async with session.transaction(force_rollback=rng.random() < 0.1):
                     await session.execute(statement)

@@ -262,6 +262,9 @@ async def test_an_empty_choice_finds_nothing_and_conditions_must_all_hold(db: Db
     async with db.unit_of_work() as work:
         sessions = work[GameSession]
         assert await sessions.list(Query((OneOf("scenario_id", ()),))) == []
+        assert await sessions.count(Query((OneOf("selected_character_id", (None,)),))) == 1
+        assert await sessions.count(Query((OneOf("selected_character_id", ("none of them", None)),))) == 1
+        assert await sessions.count(Query((OneOf("selected_character_id", ("none of them",)),))) == 0
         assert await sessions.count(Query((OneOf("scenario_id", ()),))) == 0
         assert await sessions.count(Query((OneOf("scenario_id", ("x", "y")), Equals("account_id", "a")))) == 1
         assert await sessions.count(Query((OneOf("scenario_id", ("x", "y")), Equals("account_id", "b")))) == 0

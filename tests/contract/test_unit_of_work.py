@@ -208,3 +208,17 @@ async def test_a_class_without_a_mapping_has_no_repository(db: Db) -> None:
         with pytest.raises(MappingError, match="Unmapped"):
             work[Unmapped]
         assert await work[Account].list() == []
+
+
+async def test_what_exists_cannot_be_added_even_by_a_unit_that_deletes_it_again(db: Db) -> None:
+    await save(db, Account(id="a", display_name="first"))
+    second = Account(id="a", display_name="second")
+    async with db.unit_of_work() as work:
+        with pytest.raises(AlreadyExistsError):  # noqa: PT012 - Postgres refuses the add, Cosmos DB the commit
+            await work[Account].add(second)
+            await work[Account].delete(second)
+            await work.commit()
+    async with db.unit_of_work() as work:
+        found = await work[Account].get_by_id("a")
+        assert found is not None
+        assert found.display_name == "first"

@@ -25,7 +25,7 @@ from tests.cosmos.meddler import Answer, Hang, Meddler
 from tests.cosmos.steps import add, line, unit
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
 
     from core.cosmos.client import CosmosStore
 
@@ -150,7 +150,7 @@ async def test_a_stream_that_meets_a_bad_document_or_is_left_early_is_closed_dow
 ) -> None:
     await add(store, *(line(f"l{n}") for n in range(5)))
     await store.container(NOTES).upsert_item(note("n1", Size="bad"))
-    left: list[AsyncGenerator[Any, Any]] = []
+    left: list[Any] = []
     hooks = sys.get_asyncgen_hooks()
     sys.set_asyncgen_hooks(finalizer=left.append)  # where generators go that nobody closed
     try:

@@ -141,6 +141,26 @@ async def test_every_message_is_read_exactly_once_in_the_order_of_its_document(
     assert await follow(engine) == []
 
 
+async def test_what_commits_between_two_pages_of_a_delta_comes_once_and_after_it(
+    settings: Settings, engine: AsyncEngine
+) -> None:
+    await make_primary(engine)
+    async with await connect(settings) as session, await connect(settings) as late:
+        await late.execute("BEGIN")
+        await late.execute(PUT, ["late"])  # has the lowest sequence number of all
+        for number in range(5):
+            await session.execute(PUT, [f"first{number}"])
+        read = await follow(engine, pages=1)
+        await late.execute("COMMIT")
+        for number in range(5):
+            await session.execute(PUT, [f"second{number}"])
+        for _ in range(10):  # some windows are empty
+            read += await follow(engine, pages=1)
+    ids = [identity.id for _, identity in read]
+    assert ids[:5] == [f"first{number}" for number in range(5)]
+    assert ids[5:] == ["late", *(f"second{number}" for number in range(5))]
+
+
 @given(steps=STEPS, deaths=st.lists(st.integers(0, 5), min_size=1, max_size=8))
 @hypothesis_settings(max_examples=40)
 async def test_every_document_arrives_in_its_last_state_wherever_relays_are_killed(

@@ -41,8 +41,8 @@ def main() -> int:
     try:
         with asyncio.Runner(loop_factory=factory) as runner:
             runner.run(serve(options.host, options.port))
-    except OSError as error:
-        sys.stderr.write(f"cannot listen on {options.host}:{options.port}: {error.strerror or error}\n")
+    except (OSError, OverflowError) as error:
+        sys.stderr.write(f"cannot listen on {options.host}:{options.port}: {error}\n")
         return 1
     return 0
 

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 from typing import Final
 
-REASONS: Final[dict[int, tuple[str, str]]] = {
-    200: ("OK", "OK"),
-    201: ("Created", "Created"),
-    204: ("No Content", "NoContent"),
-    207: ("Multi-Status", "MultiStatus"),
-    304: ("Not Modified", "NotModified"),
-    400: ("Bad Request", "BadRequest"),
-    401: ("Unauthorized", "Unauthorized"),
-    403: ("Forbidden", "Forbidden"),
-    404: ("Not Found", "NotFound"),
-    405: ("Method Not Allowed", "MethodNotAllowed"),
-    408: ("Request Timeout", "RequestTimeout"),
-    409: ("Conflict", "Conflict"),
-    410: ("Gone", "Gone"),
-    412: ("Precondition Failed", "PreconditionFailed"),
-    413: ("Request Entity Too Large", "RequestEntityTooLarge"),
-    424: ("Failed Dependency", "FailedDependency"),
-    429: ("Too Many Requests", "TooManyRequests"),
-    431: ("Request Header Fields Too Large", "RequestHeaderFieldsTooLarge"),
-    449: ("Retry With", "RetryWith"),
-    500: ("Internal Server Error", "InternalServerError"),
-    503: ("Service Unavailable", "ServiceUnavailable"),
+CODES: Final[dict[int, str]] = {
+    200: "OK",
+    201: "Created",
+    204: "NoContent",
+    207: "MultiStatus",
+    304: "NotModified",
+    400: "BadRequest",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "NotFound",
+    405: "MethodNotAllowed",
+    408: "RequestTimeout",
+    409: "Conflict",
+    410: "Gone",
+    412: "PreconditionFailed",
+    413: "RequestEntityTooLarge",
+    424: "FailedDependency",
+    429: "TooManyRequests",
+    449: "RetryWith",
+    500: "InternalServerError",
+    503: "ServiceUnavailable",
 }
 
 
@@ -41,7 +40,7 @@ class CosmosError(Exception):
     @property
     def code(self) -> str:
         """The `code` of the error body, such as `NotFound`."""
-        return REASONS[self.status][1]
+        return CODES[self.status]
 
 
 def bad_request(message: str, substatus: int = 0) -> CosmosError:

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import TYPE_CHECKING, Self
+
+import uvicorn
 
 from core.local.cosmos.account import Account
 from core.local.cosmos.auth import EMULATOR_KEY, Authenticator
 from core.local.cosmos.routes import Router
-from core.local.cosmos.wire import HttpConnection
+from core.local.cosmos.wire import Application
 
 if TYPE_CHECKING:
-    import ssl
     from types import TracebackType
 
     from core.local.cosmos.clock import Clock
+
+_BACKLOG = 1024
+_KEEP_ALIVE = 24 * 3600  # seconds: whoever pools connections closes them first
+_GRACE = 0.5  # seconds
 
 
 class CosmosServer:
     """A Cosmos DB account served on `host`:`port`, to be used as `async with CosmosServer() as server:`.
 
     `port` 0 takes a free one. `key` is the base64 account key. `clock` and `account` may be given to share or move
-    them; `server.account` gives in-process access to everything that is stored. With `tls` it speaks HTTPS.
+    them; `server.account` gives in-process access to everything that is stored.
     """
 
-    def __init__(  # noqa: PLR0913 - settings, all with defaults
+    def __init__(
         self,
         host: str = "127.0.0.1",
         port: int = 0,
@@ -32,21 +38,18 @@ class CosmosServer:
         *,
         account: Account | None = None,
         clock: Clock | None = None,
-        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.host = host
         self.port = port
         self.key = key
         self.account = account or Account(clock)
-        self._tls = tls
-        self._connections: set[HttpConnection] = set()
-        self._server: asyncio.Server | None = None
+        self._running: tuple[uvicorn.Server, socket.socket] | None = None
 
     @property
     def endpoint(self) -> str:
         """The account's address, such as `http://127.0.0.1:8081/`."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'https' if self._tls else 'http'}://{host}:{self.port}/"
+        return f"http://{host}:{self.port}/"
 
     async def start(self) -> None:
         """Accept connections.
@@ -55,21 +58,31 @@ class CosmosServer:
             OSError: if the address cannot be bound.
         """
         router = Router(self.account, Authenticator(self.key), lambda: self.endpoint)
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            lambda: HttpConnection(router.handle, self._connections), self.host, self.port, ssl=self._tls, backlog=1024
-        )
-        self.port = self._server.sockets[0].getsockname()[1]
+        server = uvicorn.Server(_config(Application(router.handle)))
+        server.lifespan = server.config.lifespan_class(server.config)
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        listener = socket.create_server((self.host, self.port), family=family, backlog=_BACKLOG)
+        # Connections inherit it. asyncio sets it only where it made the listener; without it, every answer, which
+        # uvicorn writes in two parts, waits 40 ms for the client's delayed acknowledgement.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.port = listener.getsockname()[1]
+        # Not `serve()`: it takes the process's signals, which are the caller's; its main loop only looks for them.
+        await server.startup([listener])
+        self._running = server, listener
 
     async def stop(self) -> None:
-        """Stop accepting, close all connections and free the port; does nothing if it is not running."""
-        if self._server is None:
+        """Stop accepting, close all connections and free the port; does nothing if it is not running.
+
+        Requests have half a second to end; then their connections are cut.
+        """
+        if self._running is None:
             return
-        server, self._server = self._server, None
-        server.close()
-        for connection in list(self._connections):
-            connection.close()
-        await server.wait_closed()
+        (server, listener), self._running = self._running, None
+        cut = asyncio.get_running_loop().call_later(_GRACE, _cut, server)
+        try:
+            await server.shutdown([listener])
+        finally:
+            cut.cancel()
 
     async def __aenter__(self) -> Self:
         """Start the server."""
@@ -81,3 +94,28 @@ class CosmosServer:
     ) -> None:
         """Stop the server."""
         await self.stop()
+
+
+def _config(application: Application) -> uvicorn.Config:
+    config = uvicorn.Config(
+        application,
+        interface="asgi3",
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        workers=1,
+        backlog=_BACKLOG,
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=_KEEP_ALIVE,
+    )
+    config.load()
+    return config
+
+
+def _cut(server: uvicorn.Server) -> None:
+    for connection in list(server.server_state.connections):
+        connection.transport.abort()
