@@ -74,12 +74,10 @@ def check_content(document: Document) -> None:
     """Refuse what one of the two stores cannot hold, before either of them sees it.
 
     Raises:
-        DocumentRefusedError: a number that a JSON double cannot hold exactly, NaN or an infinity, a NUL
-            character or half a surrogate pair in a text or a property name, a value that is not JSON,
-            more than 128 levels, or a document over 2 MB. The message names the place as a JSON path.
+        DocumentRefusedError: see `check_values`; or a document over 2 MB.
 
     """
-    _check(document, "$", 1)
+    check_values(document)
     size = len(json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode())
     if size > MAX_DOCUMENT_BYTES - ENVELOPE_BYTES:
         msg = (
@@ -87,6 +85,18 @@ def check_content(document: Document) -> None:
             f" of which Crossfeed needs {ENVELOPE_BYTES}"
         )
         raise DocumentRefusedError(msg)
+
+
+def check_values(document: Document) -> None:
+    """Refuse values that one of the two stores cannot hold.
+
+    Raises:
+        DocumentRefusedError: a number that a JSON double cannot hold exactly, NaN or an infinity, a NUL
+            character or half a surrogate pair in a text or a property name, a value that is not JSON,
+            or more than 128 levels. The message names the place as a JSON path.
+
+    """
+    _check(document, "$", 1)
 
 
 def _check(value: Any, path: str, depth: int) -> None:  # noqa: ANN401 - any JSON value

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from sqlalchemy.dialects.postgresql import JSONB
 
 from core.errors import DocumentRefusedError, MappingError
+from core.faithful import why_unfaithful
 from core.instant import Instant, spell
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ Row = dict[str, Any]
 
 EXTRA_COLUMN = "crossfeed_extra"
 SPELLING_COLUMN = "crossfeed_spelling"
-_LOSSY_TYPES = (sa.LargeBinary, sa.PickleType, sa.Interval)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +139,15 @@ class Projection:
             )
             msg = f"{what} does not fit {self.model.__name__}: {places}"
             raise DocumentRefusedError(msg) from None
+        except Exception as error:  # noqa: BLE001 - a user's validators run here and may raise anything
+            msg = f"{what} cannot be read by {self.model.__name__} ({type(error).__name__})"
+            raise DocumentRefusedError(msg) from None
 
     def _dump(self, entity: BaseModel) -> Document:
         try:
             return entity.model_dump(mode="json", by_alias=True)
-        except ValueError:  # nesting beyond what pydantic follows; the message may hold values
-            msg = f"the document cannot be written as JSON by {self.model.__name__}"
+        except Exception as error:  # noqa: BLE001 - as above; or nesting beyond what pydantic follows
+            msg = f"the document cannot be written as JSON by {self.model.__name__} ({type(error).__name__})"
             raise DocumentRefusedError(msg) from None
 
     def _to_column(self, column: _Column, value: Any) -> Any:  # noqa: ANN401 - any JSON value
@@ -204,8 +207,8 @@ def _same_number(one: float, other: float) -> bool:
 
 def _column(model: type[BaseModel], table: sa.Table, field: str) -> _Column:
     column = table.columns[field]
-    if isinstance(column.type, _LOSSY_TYPES):
-        msg = f"{model.__name__}.{field}: a column of type {column.type!r} cannot carry a JSON value; use text or JSONB"
+    if problem := why_unfaithful(column, model.model_fields[field].annotation):
+        msg = f"{model.__name__}.{field}: column {table.fullname}.{field} {problem}"
         raise MappingError(msg)
     alias = model.model_fields[field].serialization_alias or model.model_fields[field].alias or field
     return _Column(field, alias, isinstance(column.type, sa.DateTime))

@@ -50,6 +50,7 @@ async def open_engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
         isolation_level="READ COMMITTED",  # whatever the server's default: the fence and the mirror count on it
         pool_size=settings.postgres_pool_size,
         max_overflow=0,
+        hide_parameters=True,  # values are payload: they reach no log and no traceback
         pool_pre_ping=True,
     )
     try:
@@ -61,8 +62,8 @@ async def open_engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
 
 async def _probe(engine: AsyncEngine, parameters: dict[str, Any]) -> None:
     try:
-        async with engine.connect():
-            pass
+        async with engine.connect() as connection:
+            digits = (await connection.exec_driver_sql("SHOW extra_float_digits")).scalar_one()
     except (DBAPIError, psycopg.OperationalError) as error:
         cause = error.orig if isinstance(error, DBAPIError) else error
         where = f"{parameters.get('host', 'localhost')}:{parameters.get('port', '5432')}"
@@ -70,6 +71,12 @@ async def _probe(engine: AsyncEngine, parameters: dict[str, Any]) -> None:
         why = next((line for line in lines if "failed:" in line), lines[-1]).strip()
         msg = f"cannot connect to Postgres at {where}, database {parameters.get('dbname', '')!r}: {why}"
         raise ConfigurationError(msg) from error
+    if int(digits) < 1:
+        msg = (
+            f"this database or role sets extra_float_digits to {digits}, so that Postgres would round numbers as it"
+            " spells them; run: ALTER ROLE … RESET extra_float_digits (or ALTER DATABASE …)"
+        )
+        raise ConfigurationError(msg)
 
 
 async def _entra_token() -> str:

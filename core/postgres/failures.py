@@ -35,7 +35,7 @@ def translated(what: str) -> Iterator[None]:
     try:
         yield
     except (psycopg.Error, DBAPIError) as error:
-        raise translate(error, what) from error
+        raise translate(error, what) from scrubbed(error)
 
 
 def driver_error(error: BaseException) -> psycopg.Error | None:
@@ -48,7 +48,10 @@ def driver_error(error: BaseException) -> psycopg.Error | None:
 def is_documents_fault(error: BaseException) -> bool:
     """Whether the SQLSTATE says that the data, not the infrastructure, is to blame: classes 22, 23 and 54."""
     cause = driver_error(error)
-    return cause is not None and (cause.sqlstate or "")[:2] in _DATA_CLASSES
+    if cause is None:
+        return False
+    # Without an SQLSTATE it is the driver that refused, before anything was sent: NUL in a text, for example.
+    return cause.sqlstate[:2] in _DATA_CLASSES if cause.sqlstate else isinstance(cause, psycopg.DataError)
 
 
 def translate(error: psycopg.Error | DBAPIError, what: str) -> CrossfeedError:
@@ -65,6 +68,12 @@ def translate(error: psycopg.Error | DBAPIError, what: str) -> CrossfeedError:
     if is_documents_fault(error):
         return DocumentRefusedError(message)
     return StoreUnavailableError(message)
+
+
+def scrubbed(error: psycopg.Error | DBAPIError) -> Exception:
+    """Return the cause to keep: the driver's error without the detail that quotes values, fit for a traceback."""
+    cause = driver_error(error)
+    return type(cause)(describe(cause)) if cause is not None else RuntimeError(type(error).__name__)
 
 
 def describe(error: psycopg.Error) -> str:

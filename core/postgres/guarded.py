@@ -7,13 +7,14 @@ then is anything read, decided (core.postgres.authority) or written.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 from sqlalchemy.exc import DBAPIError
 
-from core.content import content_hash
+from core.content import check_values, content_hash, content_of
 from core.errors import DocumentRefusedError, PrimaryMovedError, StoreUnavailableError
 from core.identity import Identity
 from core.postgres import dead_letters
@@ -26,7 +27,7 @@ from core.postgres.names import table_name
 from core.postgres.phases import read_phase
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -36,11 +37,18 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+STALE_READ_S = 60.0
+"""How long a point read that looks older than its change is taken for a stale replica, in seconds. After that the clock
+of Cosmos DB must have stepped back: waiting for ever would block the feed."""
+
 _LOCK_IDENTITIES = """
     SELECT pg_advisory_xact_lock(key) FROM (
         SELECT DISTINCT hashtextextended(identity, 0) AS key FROM unnest(%(identities)s::text[]) AS identity ORDER BY 1
     ) AS keys
 """
+
+
+_CHECK_DEFERRED = "DO $$ BEGIN SET CONSTRAINTS ALL IMMEDIATE; SET CONSTRAINTS ALL DEFERRED; END $$"
 
 
 class DocumentReader(Protocol):
@@ -72,6 +80,7 @@ class _Batch:
     mapping: EntityMapping[Any]
     phase: PhaseRow
     reader: DocumentReader
+    clock: Callable[[], float]
     outcome: Outcome
 
 
@@ -81,12 +90,14 @@ class _Write:
     decision: Apply | Take
 
 
-async def apply_documents(
+async def apply_documents(  # noqa: PLR0913 - the facts of one guarded write
     connection: AsyncConnection,
     mapping: EntityMapping[Any],
     documents: Sequence[Document],
     phase: PhaseRow,
     reader: DocumentReader,
+    *,
+    clock: Callable[[], float] = time.time,
 ) -> Outcome:
     """Apply documents of one container, as the change feed or a backfill showed them, in the caller's transaction.
 
@@ -99,20 +110,21 @@ async def apply_documents(
         documents: with their system properties, in feed order.
         phase: the phase row that the caller read before it read the documents.
         reader: where the change alone does not say what is current.
+        clock: seconds since 1970.
 
     Raises:
         PrimaryMovedError: the phase or the epoch is not `phase` any more; nothing was written.
         StoreUnavailableError: a point read was older than the change that asked for it; repeat.
 
     """
-    batch = _Batch(connection, mapping, phase, reader, Outcome())
+    batch = _Batch(connection, mapping, phase, reader, clock, Outcome())
     await _lock_and_check(batch)
     changes = await _changes(batch, documents)
     await connection.exec_driver_sql(_LOCK_IDENTITIES, {"identities": [str(identity) for identity in changes]})
-    held = dict(zip(changes, await read_held(connection, mapping, list(changes)), strict=True))
+    held = await _read_held(batch, list(changes.values()))
     writes: list[_Write] = []
-    for identity, change in changes.items():
-        current, decision = await _decide(batch, change, held[identity])
+    for identity in held:
+        current, decision = await _decide(batch, changes[identity], held[identity])
         match decision:
             case Apply() | Take():
                 writes.append(_Write(current, decision))
@@ -162,6 +174,28 @@ def _storable_identity(mapping: EntityMapping[Any], document: Document) -> Ident
     return identity
 
 
+async def _read_held(batch: _Batch, changes: list[Change]) -> dict[Identity, Held]:
+    """Read what is held of all changes; a key that its column cannot hold becomes a dead letter."""
+    identities = [change.identity for change in changes]
+    try:
+        async with batch.connection.begin_nested():
+            held = await read_held(batch.connection, batch.mapping, identities)
+    except DBAPIError as error:
+        if not is_documents_fault(error):
+            raise
+        if len(changes) == 1:
+            await _dead_letter(batch, identities[0], f"the key: {_reason(error)}", changes[0].document)
+            return {}
+        half = len(changes) // 2
+        return await _read_held(batch, changes[:half]) | await _read_held(batch, changes[half:])
+    return dict(zip(identities, held, strict=True))
+
+
+def _reason(error: DBAPIError | DocumentRefusedError) -> str:
+    cause = driver_error(error)
+    return describe(cause) if cause is not None else str(error)
+
+
 async def _decide(batch: _Batch, change: Change, held: Held) -> tuple[Change, Decision]:
     mapping = batch.mapping
     decision = decide(change, held, batch.phase, lambda: _same_content(mapping, change, held))
@@ -173,7 +207,8 @@ async def _decide(batch: _Batch, change: Change, held: Held) -> tuple[Change, De
         # Absence without a tombstone is never a delete; the reconcile looks at it.
         return change, Ignore()
     found = Change.of(change.identity, document)
-    if found.etag != change.etag and found.position.ts < change.position.ts:
+    is_older = found.etag != change.etag and found.position.ts < change.position.ts
+    if is_older and batch.clock() - change.position.ts < STALE_READ_S:
         msg = f"a read of {mapping.container} by key was older than its change feed"
         raise StoreUnavailableError(msg)
     return found, decide(found, held, batch.phase, lambda: _same_content(mapping, found, held), confirmed=True)
@@ -195,7 +230,13 @@ async def _quarantine(batch: _Batch, change: Change, kind: str, held: Held) -> N
         Direction.TO_POSTGRES, kind, change.identity, quarantine_reason(change.document), change.document
     )
     if await dead_letters.record(batch.connection, letter):
-        await heal(batch.connection, batch.mapping, held)
+        try:
+            async with batch.connection.begin_nested():
+                await heal(batch.connection, batch.mapping, held)
+        except DBAPIError as error:
+            if not is_documents_fault(error):
+                raise
+            log.error("mirror.not_healed", entity=batch.mapping.name, document_id=held.identity.id, why=_reason(error))  # noqa: TRY400
     batch.outcome.quarantined += 1
     log.warning("mirror.quarantined", kind=kind, entity=batch.mapping.name, document_id=change.identity.id)
 
@@ -232,8 +273,7 @@ async def _bisect(batch: _Batch, writes: list[_Write]) -> list[tuple[_Write, str
         if isinstance(error, DBAPIError) and not is_documents_fault(error):
             raise
         if len(writes) == 1:
-            cause = driver_error(error)
-            return [(writes[0], describe(cause) if cause is not None else str(error))]
+            return [(writes[0], _reason(error))]
         half = len(writes) // 2
         return [*await _bisect(batch, writes[:half]), *await _bisect(batch, writes[half:])]
     outcome = batch.outcome
@@ -251,9 +291,14 @@ async def _bisect(batch: _Batch, writes: list[_Write]) -> list[tuple[_Write, str
 async def _write(batch: _Batch, writes: Sequence[_Write]) -> None:
     connection, mapping = batch.connection, batch.mapping
     applied = [(write.change, write.decision.stamp) for write in writes if isinstance(write.decision, Apply)]
-    await put(connection, mapping, [(change, stamp) for change, stamp in applied if not change.deleted])
+    live = [(change, stamp) for change, stamp in applied if not change.deleted]
+    for change, _ in live:
+        check_values(content_of(change.document))
+    await put(connection, mapping, live)
     await bury(connection, mapping, [(change, stamp) for change, stamp in applied if change.deleted])
     await take(connection, mapping, [write.change for write in writes if isinstance(write.decision, Take)])
+    # Deferred constraints would fail at the commit, where no savepoint could tell whose fault it is.
+    await connection.exec_driver_sql(_CHECK_DEFERRED)
     await dead_letters.settle(connection, Direction.TO_POSTGRES, [change.identity for change, _ in applied])
 
 

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 import psycopg
 import structlog
 from opentelemetry import trace
+from psycopg.pq import TransactionStatus
 from sqlalchemy.exc import DBAPIError
 from tenacity import AsyncRetrying, RetryError, retry_if_exception_type, retry_if_result, stop_after_delay, wait_fixed
 
 from core.entity import Entity, Loaded, loaded, mark_loaded
-from core.errors import OutcomeUnknownError, PrimaryMovedError, StoreUnavailableError
-from core.postgres.failures import driver_error, translate, translated
+from core.errors import ConcurrencyError, OutcomeUnknownError, PrimaryMovedError, StoreUnavailableError
+from core.postgres.engine import raw
+from core.postgres.failures import driver_error, scrubbed, translate, translated
 from core.postgres.phases import read_phase
 from core.postgres.repository import PostgresRepository
 
@@ -114,16 +116,26 @@ class PostgresUnitOfWork:
         return repository(self[repository.model])
 
     async def commit(self) -> None:
-        """See UnitOfWork. A commit whose answer was lost is looked up by its transaction id before it is reported."""
+        """See UnitOfWork. A commit whose answer was lost is looked up by its transaction id before it is reported.
+
+        Raises:
+            ConcurrencyError: a statement of the unit had failed and the caller went on; everything was rolled back.
+
+        """
+        if (await raw(self.connection)).info.transaction_status is TransactionStatus.INERROR:
+            # Postgres would answer COMMIT with ROLLBACK, and no driver calls that an error.
+            await self.rollback()
+            msg = "commit: a statement of this unit failed before; it was rolled back, nothing was written"
+            raise ConcurrencyError(msg)
         try:
             await self.connection.commit()
         except (DBAPIError, psycopg.Error) as error:
             cause = driver_error(error)
             if cause is None or (cause.sqlstate is not None and not cause.sqlstate.startswith(("08", "57P"))):
                 self._restore()
-                raise translate(error, "commit") from error
+                raise translate(error, "commit") from scrubbed(error)
             await self._after_lost_answer(error)
-        self._before.clear()
+        self._forget()
 
     async def rollback(self) -> None:
         """See UnitOfWork."""
@@ -164,7 +176,12 @@ class PostgresUnitOfWork:
     def _restore(self) -> None:
         for entity, state in self._before.values():
             mark_loaded(entity, state)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Start afresh: a next transaction of the same unit has an id of its own."""
         self._before.clear()
+        self._xid = None
 
     async def _after_lost_answer(self, error: Exception) -> None:
         status = await self._status_of_commit()

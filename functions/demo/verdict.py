@@ -107,9 +107,8 @@ def _judge(write: Write | None, state: State | None, store: Origin) -> Fault | N
         return Fault.STALE
     if write.stamp is None:
         # A foreign document: Cosmos DB holds exactly that one, without a stamp; Postgres took exactly that one.
-        if store is Origin.COSMOS:
-            return None if state.stamp is None and state.etag == write.etag else Fault.ECHOED
-        return None if state.etag == write.etag else Fault.STALE
+        is_untouched = state.etag == write.etag and (state.stamp is None) is (store is Origin.COSMOS)
+        return None if is_untouched else Fault.ECHOED
     if state.stamp is None or state.stamp < write.stamp:
         return Fault.STALE
     return Fault.ECHOED if state.stamp > write.stamp else None  # written again, by nobody

@@ -134,3 +134,16 @@ async def test_a_commit_that_nobody_can_tell_about_is_reported_as_unknown(
             await work.commit()
     assert isinstance(caught.value, CrossfeedError)
     assert caught.value.__cause__ is not None
+
+
+async def test_a_second_transaction_of_a_unit_is_not_confirmed_by_the_first(
+    engine: AsyncEngine, through_proxy: AsyncEngine, mappings: Mappings, proxy: CuttingProxy
+) -> None:
+    async with PostgresUnitOfWork(through_proxy, mappings) as work:
+        await work[Account].add(Account(id="a"))
+        await work.commit()
+        await work.connection.exec_driver_sql("INSERT INTO accounts (id) VALUES ('b')")
+        proxy.cut = "before"
+        with pytest.raises(OutcomeUnknownError):
+            await work.commit()
+    assert await count(engine) == 1

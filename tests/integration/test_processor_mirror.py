@@ -10,6 +10,7 @@ from sqlalchemy import text
 
 from changefeed.checkpoints import CheckpointMovedError, Step, move_checkpoint, read_checkpoint
 from changefeed.processor import Processor
+from core.cosmos.client import open_cosmos
 from core.domain.mappings import ACCOUNTS
 from core.domain.samples import sample_documents
 from core.envelope import Origin, stamped
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from core.cosmos.client import CosmosStore
     from core.mappings import Mappings
+    from core.settings import Settings
 
 
 @pytest.fixture
@@ -225,3 +227,22 @@ async def test_a_database_that_fails_is_waited_for(
     stop.set()
     await running
     assert await scalar(engine, "SELECT count(*) FROM crossfeed.dead_letter") == 0
+
+
+async def test_every_feed_range_of_a_container_has_a_checkpoint_of_its_own(
+    engine: AsyncEngine, cosmos: CosmosStore, settings: Settings, mappings: Mappings
+) -> None:
+    wide = settings.model_copy(update={"cosmos_database": f"{settings.cosmos_database}_wide"})
+    async with open_cosmos(wide) as store:
+        await store.provision(mappings, throughput=30_000)
+        await switch_phase(engine, store, mappings, Phase.DUAL_WRITE_COSMOS_READ, who="test", why="test")
+        for number in range(60):
+            await store.container(ACCOUNTS).create_item({"id": f"a{number}"})
+        processor = Processor(engine, store, mappings)
+        await processor.run_once()
+        assert processor.stats.documents == 60 + 4 * 5  # a watermark in each of five ranges of four containers
+        again = Processor(engine, store, mappings)
+        await again.run_once()
+    assert again.stats.documents == 0
+    assert await scalar(engine, "SELECT count(*) FROM accounts") == 60
+    assert await scalar(engine, "SELECT count(*) FROM crossfeed.checkpoint WHERE container = 'Accounts'") == 5

@@ -19,7 +19,7 @@ def content(document: Any) -> dict[str, Any]:
     return {name: value for name, value in document.items() if not name.startswith("_")}
 
 
-async def status_of(call: Any) -> tuple[int, int]:
+async def status_of(call: Any) -> tuple[int | None, int]:
     with pytest.raises(CosmosHttpResponseError) as caught:
         await call
     return caught.value.status_code, caught.value.sub_status or 0
@@ -111,7 +111,7 @@ async def test_return_minimal_answers_without_a_body(container: ContainerProxy) 
 
 async def test_a_patch_applies_all_operations_or_none(container: ContainerProxy) -> None:
     await container.create_item({"id": "a", "pk": "p", "n": 1, "list": [1, 2], "old": "x", "o": {"k": 1}})
-    operations = [
+    operations: list[dict[str, Any]] = [
         {"op": "incr", "path": "/n", "value": 2},
         {"op": "add", "path": "/list/1", "value": 9},
         {"op": "add", "path": "/list/-", "value": 3},
@@ -124,7 +124,10 @@ async def test_a_patch_applies_all_operations_or_none(container: ContainerProxy)
     assert content(patched) == {
         "id": "a", "pk": "p", "n": 3, "list": [1, 9, 2, 3], "o": {"new": {"x": None}}, "moved": 2,
     }  # fmt: skip
-    half = [{"op": "set", "path": "/n", "value": 100}, {"op": "replace", "path": "/missing", "value": 1}]
+    half: list[dict[str, Any]] = [
+        {"op": "set", "path": "/n", "value": 100},
+        {"op": "replace", "path": "/missing", "value": 1},
+    ]
     assert (await status_of(container.patch_item("a", "p", half)))[0] == 400
     failing = container.patch_item("a", "p", operations[:1], filter_predicate="from c where c.n = 1")
     assert (await status_of(failing))[0] == 412
@@ -148,7 +151,8 @@ async def test_documents_expire_by_their_own_and_the_containers_time_to_live(
     server.account.clock.advance(2)
     assert (await status_of(container.read_item("short", "p")))[0] == 404
     await container.create_item({"id": "short", "pk": "p"})
-    assert [d async for d in container.query_items("SELECT VALUE c.id FROM c ORDER BY c.id")] == ["never", "short"]
+    ids: Any = container.query_items("SELECT VALUE c.id FROM c ORDER BY c.id")
+    assert [found async for found in ids] == ["never", "short"]
     await database.replace_container(container, PartitionKey("/pk"), default_ttl=100)
     server.account.clock.advance(101)
     assert [d async for d in container.query_items("SELECT * FROM c")] == []
@@ -160,7 +164,7 @@ async def test_a_time_to_live_that_is_no_positive_integer_is_refused(container: 
 
 
 async def test_a_unique_key_holds_within_a_logical_partition(database: DatabaseProxy) -> None:
-    policy = {"uniqueKeys": [{"paths": ["/email"]}, {"paths": ["/a/b", "/c"]}]}
+    policy: Any = {"uniqueKeys": [{"paths": ["/email"]}, {"paths": ["/a/b", "/c"]}]}
     container = await database.create_container("unique", PartitionKey("/pk"), unique_key_policy=policy)
     await container.create_item({"id": "1", "pk": "p", "email": "x", "a": {"b": 1}, "c": 1})
     assert (await status_of(container.create_item({"id": "2", "pk": "p", "email": "x", "c": 2})))[0] == 409

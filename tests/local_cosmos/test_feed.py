@@ -128,7 +128,8 @@ async def test_readers_and_writers_at_once_lose_nothing(container: ContainerProx
         idle = 0
         while not (writing.done() and idle):
             start: Any = {"continuation": token} if token else {"start_time": "Beginning"}
-            iterator = container.query_items_change_feed(feed_range=feed_range, max_item_count=5, **start).by_page()
+            feed = container.query_items_change_feed(feed_range=feed_range, max_item_count=5, **start)
+            iterator: Any = feed.by_page()
             found = [[document async for document in page] async for page in iterator]
             token = iterator.continuation_token or token
             idle = 0 if found else idle + 1

@@ -141,11 +141,11 @@ async def test_an_ordered_page_is_resumed_by_its_keys_whatever_was_written_since
     for number in range(8):
         await container.create_item({"id": str(number), "pk": "p", "kind": number % 2, "n": number})
     text = "SELECT VALUE c.id FROM c ORDER BY c.kind DESC, c.n OFFSET 1 LIMIT 6"
-    first = container.query_items(text, partition_key="p", max_item_count=3).by_page()
+    first: Any = container.query_items(text, partition_key="p", max_item_count=3).by_page()
     assert [row async for row in await anext(first)] == ["3", "5", "7"]
     await container.delete_item("1", "p")
     await container.create_item({"id": "new", "pk": "p", "kind": 1, "n": -1})
-    rest = container.query_items(text, partition_key="p").by_page(first.continuation_token)
+    rest: Any = container.query_items(text, partition_key="p").by_page(first.continuation_token)
     assert [row async for page in rest async for row in page] == ["0", "2", "4"]
 
 
@@ -176,7 +176,7 @@ async def test_a_scan_goes_on_over_a_split_without_loss_or_repetition(
     found: list[str] = []
     token: str | None = None
     while True:
-        pages = container.query_items("SELECT VALUE c.id FROM c", max_item_count=4).by_page(token)
+        pages: Any = container.query_items("SELECT VALUE c.id FROM c", max_item_count=4).by_page(token)
         found.extend([row async for row in await anext(pages)])
         token = pages.continuation_token
         if token is None:
@@ -230,11 +230,11 @@ async def test_pages_together_hold_every_row_once(container: ContainerProxy, tex
 async def test_a_page_is_resumed_from_its_token(container: ContainerProxy) -> None:
     for number in range(10):
         await container.create_item({"id": str(number), "pk": "p"})
-    first = container.query_items("SELECT VALUE c.id FROM c", partition_key="p", max_item_count=3).by_page()
+    first: Any = container.query_items("SELECT VALUE c.id FROM c", partition_key="p", max_item_count=3).by_page()
     page = [row async for row in await anext(first)]
     await container.delete_item(page[-1], "p")
     await container.create_item({"id": "new", "pk": "p"})
-    rest = container.query_items("SELECT VALUE c.id FROM c", partition_key="p").by_page(first.continuation_token)
+    rest: Any = container.query_items("SELECT VALUE c.id FROM c", partition_key="p").by_page(first.continuation_token)
     assert [row async for page in rest async for row in page] == [*[str(n) for n in range(3, 10)], "new"]
 
 
