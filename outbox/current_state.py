@@ -41,9 +41,10 @@ class Buried:
 class Loaded:
     """The current state of a batch's documents: what to send, what cannot be sent, what to lift before it is sent.
 
-    Of an identity in none of them nothing is held, neither row nor tombstone; that is no delete.
+    All of it is of one `epoch`. Of an identity in none of them nothing is held, neither row nor tombstone; that is no delete.
     """
 
+    epoch: int
     publish: list[Publish] = field(default_factory=list)
     refused: dict[Identity, Refused] = field(default_factory=dict)
     buried: dict[EntityMapping[Any], list[Buried]] = field(default_factory=dict)
@@ -67,7 +68,7 @@ async def load(
 
     """
     by_entity: dict[str, list[Identity]] = {}
-    loaded = Loaded()
+    loaded = Loaded(phase.epoch)
     for identity in identities:
         try:
             load_exact(identity.partition_key)
@@ -97,7 +98,7 @@ def publish_row(mapping: EntityMapping[Any], held: Held, row: HeldRow, loaded: L
         reason = f"the row cannot be read by its model ({type(error).__name__})"
         loaded.refused[held.identity] = Refused(None, reason)
     else:
-        loaded.publish.append(Publish(held.identity, row.stamp, content, row.taken_etag))
+        loaded.publish.append(Publish(held.identity, row.stamp, content, row.taken_etag, loaded_in=loaded.epoch))
 
 
 def _take(mapping: EntityMapping[Any], held: Held, loaded: Loaded) -> None:
@@ -107,7 +108,9 @@ def _take(mapping: EntityMapping[Any], held: Held, loaded: Loaded) -> None:
         loaded.buried.setdefault(mapping, []).append(Buried(held, held.row))
     elif held.tombstone is not None:
         tombstone = held.tombstone
-        loaded.publish.append(Publish(held.identity, tombstone.stamp, None, tombstone.taken_etag))
+        loaded.publish.append(
+            Publish(held.identity, tombstone.stamp, None, tombstone.taken_etag, loaded_in=loaded.epoch)
+        )
 
 
 async def _read(

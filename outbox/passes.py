@@ -104,7 +104,9 @@ class Passes:
                 if not self._may_advance(batch):
                     return Pass(0, more=False)
                 ages = _collapse(batch)
-                loaded = await load(connection, self._mappings, ages, batch.phase) if ages else Loaded()
+                loaded = Loaded(batch.phase.epoch)
+                if ages:
+                    loaded = await load(connection, self._mappings, ages, batch.phase)
         await self._lift(batch, loaded)
         outcomes: dict[Identity, Outcome] = dict(loaded.refused)
 

@@ -2,41 +2,9 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass, field
 
-RESERVOIR = 4096
-
-
-class Reservoir:
-    """A uniform sample of bounded size of everything added (algorithm R).
-
-    Args:
-        size: how many values are kept.
-        rng: the source of randomness.
-
-    """
-
-    def __init__(self, size: int = RESERVOIR, rng: random.Random | None = None) -> None:
-        self._size = size
-        self._rng = rng or random.Random()  # noqa: S311 - a sample of figures
-        self._values: list[float] = []
-        self.count = 0
-
-    def add(self, value: float) -> None:
-        """Take one more value into account."""
-        self.count += 1
-        if len(self._values) < self._size:
-            self._values.append(value)
-        elif (place := self._rng.randrange(self.count)) < self._size:
-            self._values[place] = value
-
-    def quantile(self, share: float) -> float:
-        """Return the value below which `share` (0 to 1) of them lie; 0.0 if there are none."""
-        if not self._values:
-            return 0.0
-        ordered = sorted(self._values)
-        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+from core.reservoir import Reservoir
 
 
 @dataclass(slots=True)

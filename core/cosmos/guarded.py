@@ -5,6 +5,19 @@ either remembered (a bounded map from identity to the ETag and stamp last writte
 round trip), or it is read and judged: a stamp counts only if the document's hash verifies. So whatever the order,
 duplication or interleaving of writers, a document's stamp only grows.
 
+A stamp says nothing against what has none: a foreign document, or no document at all. A writer that sleeps through a
+flip would quarantine and replace the former, and create the latter again although the new primary deleted it. So
+whatever was not refused by a stamp is written only after the quarantine has confirmed the epoch of the state:
+
+- A foreign document: asked afresh, after the document was read. It was therefore written before the flip, and
+  If-Match refuses anything written since. Nothing is left open.
+- An older document of ours: at the flip Cosmos DB held this state or a newer one (the barrier waits for that), and
+  all that Crossfeed writes later has a greater stamp; so what is older was put back by a foreign writer. It is asked
+  as for a create. Replacing a remembered ETag is not asked: at the flip that document was not there any more.
+- A create: asked, but an answer may be a moment old, or steady state would cost a round trip to Postgres each. There
+  is no If-Match for "still absent": a process stopped between the answer and the create, for as long as it takes to
+  flip and to delete the document for good, still resurrects it. Leases and their deadlines will bound that time.
+
 What to do about a document seen for the first time: version 1 was just inserted and is created outright; any other
 has most likely been there before, and reading it first costs two round trips where a failing create costs three.
 An ETag taken by the row is no short cut, because the row may still be the very state that was taken: writing it back
@@ -20,7 +33,7 @@ from typing import TYPE_CHECKING, assert_never
 
 import structlog
 
-from core.content import ENVELOPE
+from core.content import ENVELOPE, content_hash
 from core.cosmos.documents import CosmosDocuments
 from core.cosmos.failures import (
     DRIVER_ERRORS,
@@ -34,8 +47,8 @@ from core.cosmos.failures import (
     failure_of,
 )
 from core.cosmos.publish import Outcome, Publish, Quarantine, Refused, Superseded, Unchanged, Written
-from core.envelope import Foreign, Internal, Origin, Ours, author_of, stamped
-from core.errors import DocumentRefusedError, TransientError
+from core.envelope import Foreign, Internal, Origin, Ours, author_of, is_deleted, stamped
+from core.errors import ConflictError, DocumentRefusedError, TransientError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,7 +91,7 @@ class GuardedWriter:
     Args:
         store: the opened database.
         mappings: of everything that will be written.
-        quarantine: keeps what Postgres never took before it is replaced.
+        quarantine: keeps what Postgres never took before it is replaced, and knows whether Postgres is primary.
         tombstone_ttl_s: how long a tombstone lives, in seconds.
         concurrency: how many documents are written at the same time.
         remember: how many ETags are remembered.
@@ -112,7 +125,8 @@ class GuardedWriter:
             StoreUnavailableError: infrastructure failed for some of them (a CosmosUnavailableError, with
                 `retry_after_s` where Cosmos DB asked to wait); what was in flight has been finished, the rest was not
                 sent.
-            TransientError: the quarantine could not keep a document.
+            PrimaryMovedError: a state is of an epoch that is over; load it again.
+            TransientError: the quarantine could not keep a document, or not be asked.
 
         """
         groups: dict[Identity, list[int]] = {}
@@ -128,7 +142,7 @@ class GuardedWriter:
                 try:
                     for index in sorted(indexes, key=lambda index: items[index].stamp, reverse=True):
                         outcomes[index] = await self._publish(items[index])
-                except TransientError:
+                except (TransientError, ConflictError):
                     stop.set()
                     raise
 
@@ -195,12 +209,14 @@ class GuardedWriter:
                 if stamp > item.stamp:
                     return _superseded(item, stamp)
                 if stamp == item.stamp:
-                    if found[ENVELOPE]["hash"] != document[ENVELOPE]["hash"]:
+                    if not _is_same(found, document):
                         _log.error("cosmos.one_stamp_two_contents", **_names(item))
                     return Unchanged(etag)
                 if author.origin is Origin.COSMOS:
                     # Sent before the flip, landed after, never mirrored: only its letter will tell of it.
                     await self._keep_untaken(item, found)
+                else:
+                    await self._quarantine.confirm(item)
                 return _Seen(etag, stamp)
             case Foreign() | Internal():
                 self._forget(item.identity)
@@ -212,14 +228,17 @@ class GuardedWriter:
     async def _keep_untaken(self, item: Publish, found: Document) -> None:
         """Hand what Postgres never took to the quarantine, before it is replaced."""
         if found["_etag"] == item.taken_etag:
+            await self._quarantine.confirm(item)
             return
+        await self._quarantine.untaken(item, found)
         _log.warning("cosmos.untaken_quarantined", **_names(item))
-        await self._quarantine.untaken(item.identity, found)
 
     async def _write(
         self, item: Publish, document: Document, view: _Seen | _Absent
     ) -> Written | Refused | _Absent | None:
         """Try the one conditional write that fits the view; None: the view was wrong, look again."""
+        if isinstance(view, _Absent):
+            await self._quarantine.confirm(item)
         try:
             if isinstance(view, _Absent):
                 etag = await self._documents.create(item.identity, document)
@@ -253,6 +272,15 @@ class GuardedWriter:
 
     def _forget(self, identity: Identity) -> None:
         self._seen.pop(identity, None)
+
+
+def _is_same(found: Document, ours: Document) -> bool:
+    """Compare two documents of one stamp; how long a tombstone lives is a setting, and may have been another once."""
+    if is_deleted(found) != is_deleted(ours):
+        return False
+    if not is_deleted(found):
+        return bool(found[ENVELOPE]["hash"] == ours[ENVELOPE]["hash"])
+    return content_hash({**found, "ttl": None}) == content_hash({**ours, "ttl": None})
 
 
 def _superseded(item: Publish, found: Stamp) -> Superseded:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ class Publish:
         stamp: its place in the order.
         content: the document's content, None for a deleted one.
         taken_etag: the `_etag` that the row took last from Cosmos DB, None if it never did.
+        loaded_in: the epoch in which it was loaded; Postgres was primary then, and this was its state.
 
     """
 
@@ -27,6 +28,7 @@ class Publish:
     stamp: Stamp
     content: Document | None
     taken_etag: str | None = None
+    loaded_in: int = field(kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +64,31 @@ Outcome = Written | Unchanged | Superseded | Refused
 
 
 class Quarantine(Protocol):
-    """Keeps what Postgres never took, a foreign or a late write, before the guarded write replaces it."""
+    """Stands between a state and what no stamp protects from it: foreign documents, and places without a document.
 
-    async def untaken(self, identity: Identity, document: Document) -> None:
-        """Keep the document durably; called before it is replaced, and again with the same one after a crash.
+    A state that was loaded before a flip may come very late. What the new primary wrote itself has no stamp of ours
+    to refuse it with, so before either is touched Postgres is asked whether it still is primary in the same epoch.
+    """
+
+    async def untaken(self, item: Publish, found: Document) -> None:
+        """Keep a document that Postgres never took, before `item` replaces it; again with the same one after a crash.
+
+        Whether Postgres still is primary is read afresh, after `found` was read: then `found` was written while it
+        was, and If-Match refuses to replace anything that was written later.
 
         Raises:
-            TransientError: it could not be kept; the document is then not replaced.
+            PrimaryMovedError: Postgres is not primary any more, or in another epoch; nothing may be replaced.
+            TransientError: it could not be kept; nothing may be replaced.
+
+        """
+        ...
+
+    async def confirm(self, item: Publish) -> None:
+        """Say that `item` was loaded in the epoch that is still open, or was a moment ago.
+
+        Raises:
+            PrimaryMovedError: Postgres is not primary any more, or in another epoch; `item` must not be written.
+            TransientError: it could not be found out.
 
         """
         ...

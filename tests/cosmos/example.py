@@ -96,9 +96,13 @@ class Kept:
 
     def __init__(self) -> None:
         self.documents: list[tuple[Identity, Document]] = []
+        self.confirmed: list[Identity] = []
 
-    async def untaken(self, identity: Identity, document: Document) -> None:
-        self.documents.append((identity, document))
+    async def untaken(self, item: Publish, found: Document) -> None:
+        self.documents.append((item.identity, found))
+
+    async def confirm(self, item: Publish) -> None:
+        self.confirmed.append(item.identity)
 
 
 def settings_for(server: Any, **overrides: Any) -> Settings:

@@ -135,7 +135,7 @@ async def test_a_missing_container_is_no_missing_document(server: CosmosServer) 
             await documents.read(note_identity())
         with pytest.raises(StoreUnavailableError, match="does not exist"):
             await GuardedWriter(store, MAPPINGS, Kept(), 3600, 1).write(
-                [Publish(note_identity(), Stamp(1, 1), note("n1"))]
+                [Publish(note_identity(), Stamp(1, 1), note("n1"), loaded_in=1)]
             )
         async with CosmosUnitOfWork(store, MAPPINGS, 1) as work:
             await work[Note].add(Note(id="n1"))

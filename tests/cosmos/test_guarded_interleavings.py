@@ -26,7 +26,7 @@ ITEMS = st.lists(st.tuples(st.integers(0, 2), STAMPS, st.booleans()), min_size=1
 
 def publish(run: str, key: int, stamp: Stamp, *, deleted: bool) -> Publish:
     id_ = f"{run}-{key}"
-    return Publish(note_identity(id_), stamp, None if deleted else note(id_, Title=str(stamp)))
+    return Publish(note_identity(id_), stamp, None if deleted else note(id_, Title=str(stamp)), loaded_in=1)
 
 
 async def watch(documents: CosmosDocuments, run: str, history: dict[int, list[Stamp]], done: asyncio.Event) -> None:

@@ -26,11 +26,11 @@ N1 = note_identity("n1")
 
 
 def state(epoch: int, version: int, title: str = "", taken: str | None = None) -> Publish:
-    return Publish(N1, Stamp(epoch, version), note(Title=title), taken)
+    return Publish(N1, Stamp(epoch, version), note(Title=title), taken, loaded_in=1)
 
 
 def gone(epoch: int, version: int) -> Publish:
-    return Publish(N1, Stamp(epoch, version), None)
+    return Publish(N1, Stamp(epoch, version), None, loaded_in=1)
 
 
 def writer_on(store: CosmosStore, quarantine: Kept) -> GuardedWriter:
@@ -217,18 +217,18 @@ async def test_only_the_newest_of_several_states_of_one_document_is_written(
 @pytest.mark.parametrize(
     "item",
     [
-        Publish(note_identity("a/b"), Stamp(1, 1), note("a/b")),
-        Publish(note_identity("a/b"), Stamp(1, 1), None),
-        Publish(N1, Stamp(1, 1), note(Size=2**53 + 1)),
-        Publish(N1, Stamp(1, 1), note(Title="x" * 2**21)),
-        Publish(N1, Stamp(1, 1), note("other")),
+        Publish(note_identity("a/b"), Stamp(1, 1), note("a/b"), loaded_in=1),
+        Publish(note_identity("a/b"), Stamp(1, 1), None, loaded_in=1),
+        Publish(N1, Stamp(1, 1), note(Size=2**53 + 1), loaded_in=1),
+        Publish(N1, Stamp(1, 1), note(Title="x" * 2**21), loaded_in=1),
+        Publish(N1, Stamp(1, 1), note("other"), loaded_in=1),
     ],
     ids=["id", "tombstone-id", "number", "size", "identity"],
 )
 async def test_what_cosmos_cannot_hold_is_refused_without_stopping_the_others(
     writer: GuardedWriter, item: Publish
 ) -> None:
-    bad, good = await writer.write([item, Publish(note_identity("n2"), Stamp(1, 1), note("n2"))])
+    bad, good = await writer.write([item, Publish(note_identity("n2"), Stamp(1, 1), note("n2"), loaded_in=1)])
     assert isinstance(bad, Refused)
     assert "xxxx" not in bad.reason
     assert isinstance(good, Written)
@@ -239,7 +239,7 @@ async def test_a_unique_key_held_by_another_document_is_the_documents_own_fault(
 ) -> None:
     def line(id_: str, version: int, code: str | None) -> Publish:
         content = {"id": id_, "accountId": "a", "Text": "", "Code": code}
-        return Publish(Identity.of("Line", ["a"], id_), Stamp(1, version), content)
+        return Publish(Identity.of("Line", ["a"], id_), Stamp(1, version), content, loaded_in=1)
 
     assert isinstance(await one(writer, line("l1", 1, "c")), Written)
     for refused in (await one(writer, line("l2", 1, "c")), await one(writer, line("l2", 2, "c"))):
@@ -251,7 +251,7 @@ async def test_a_unique_key_held_by_another_document_is_the_documents_own_fault(
 
 
 async def test_tombstones_do_not_collide_on_unique_keys(writer: GuardedWriter) -> None:
-    items = [Publish(Identity.of("Line", ["a"], id_), Stamp(1, 2), None) for id_ in ("l1", "l2", "l3")]
+    items = [Publish(Identity.of("Line", ["a"], id_), Stamp(1, 2), None, loaded_in=1) for id_ in ("l1", "l2", "l3")]
     assert all(isinstance(outcome, Written) for outcome in await writer.write(items))
     assert LINES.unique_keys
 
@@ -263,8 +263,8 @@ async def test_every_kind_of_partition_key_is_written_and_read(
     identity = Identity.of("Line", key, "l1")
     for version in (1, 2):
         content = {"id": "l1", "accountId": key[0], "Text": str(version), "Code": None}
-        assert isinstance(await one(writer, Publish(identity, Stamp(1, version), content)), Written)
-    assert isinstance(await one(writer, Publish(identity, Stamp(1, 3), None)), Written)
+        assert isinstance(await one(writer, Publish(identity, Stamp(1, version), content, loaded_in=1)), Written)
+    assert isinstance(await one(writer, Publish(identity, Stamp(1, 3), None, loaded_in=1)), Written)
     assert author_of(await read(documents, identity)) == Ours(Stamp(1, 3), Origin.POSTGRES, deleted=True)
 
 
@@ -274,7 +274,7 @@ async def test_a_hierarchical_nested_key_is_written_read_and_deleted(
     identity = Identity.of("Deep", ["t", 7], "d1")
     content = {"id": "d1", "tenant": "t", "place": {"city": 7, "street": "x"}}
     for version, state in enumerate((content, content, None), start=1):
-        assert isinstance(await one(writer, Publish(identity, Stamp(1, version), state)), Written)
+        assert isinstance(await one(writer, Publish(identity, Stamp(1, version), state, loaded_in=1)), Written)
     found = await read(documents, identity)
     assert author_of(found) == Ours(Stamp(1, 3), Origin.POSTGRES, deleted=True)
     assert found["place"] == {"city": 7}
@@ -293,7 +293,7 @@ async def test_a_throttled_write_is_reported_with_the_wait_that_was_asked_for(
     meddler: Meddler, meddled_store: CosmosStore, quarantine: Kept, documents: CosmosDocuments
 ) -> None:
     writer = writer_on(meddled_store, quarantine)
-    items = [Publish(note_identity(f"n{n}"), Stamp(1, 1), note(f"n{n}")) for n in range(20)]
+    items = [Publish(note_identity(f"n{n}"), Stamp(1, 1), note(f"n{n}"), loaded_in=1) for n in range(20)]
     await meddled_store.existing_container(NOTES)
     meddler.plans += [Answer(b"POST", 429, {"x-ms-retry-after-ms": "120", "x-ms-substatus": "3200"})]
     with pytest.raises(CosmosUnavailableError) as caught:
@@ -323,7 +323,7 @@ async def test_nothing_is_replaced_when_the_foreign_document_could_not_be_kept(
     store: CosmosStore, documents: CosmosDocuments
 ) -> None:
     class Broken(Kept):
-        async def untaken(self, identity: Identity, document: Document) -> None:
+        async def untaken(self, item: Publish, found: Document) -> None:
             raise CosmosUnavailableError("no")
 
     await foreign(store, Title="rogue")
@@ -338,7 +338,7 @@ async def test_the_memory_of_etags_is_bounded_and_forgetting_is_harmless(
     writer = GuardedWriter(store, MAPPINGS, quarantine, 3600, 8, remember=2)
     for version in (1, 2, 3):
         await writer.write(
-            [Publish(note_identity(f"n{n}"), Stamp(1, version), note(f"n{n}", Size=version)) for n in range(5)]
+            [Publish(note_identity(f"n{n}"), Stamp(1, version), note(f"n{n}", Size=version), loaded_in=1) for n in range(5)]
         )
     assert len(writer._seen) == 2
     assert [(await read(documents, note_identity(f"n{n}")))["Size"] for n in range(5)] == [3] * 5

@@ -40,7 +40,7 @@ async def adding_a_batch(store: CosmosStore) -> None:
 
 async def publishing(store: CosmosStore) -> None:
     writer = GuardedWriter(store, MAPPINGS, Kept(), 3600, 4)
-    await writer.write([Publish(note_identity(f"p{n}"), Stamp(1, 1), note(f"p{n}")) for n in range(8)])
+    await writer.write([Publish(note_identity(f"p{n}"), Stamp(1, 1), note(f"p{n}"), loaded_in=1) for n in range(8)])
 
 
 async def getting(store: CosmosStore) -> None:

@@ -58,7 +58,7 @@ async def test_a_read_after_the_first_write_of_a_container_is_not_sent_with_the_
     if first == "guarded":
         writer = GuardedWriter(meddled_store, MAPPINGS, Kept(), 3600, 1)
         content = {"id": "l1", "accountId": "a", "Text": "", "Code": "l1"}
-        [outcome] = await writer.write([Publish(Identity.of("Line", ["a"], "l1"), Stamp(1, 1), content)])
+        [outcome] = await writer.write([Publish(Identity.of("Line", ["a"], "l1"), Stamp(1, 1), content, loaded_in=1)])
         assert isinstance(outcome, Written)
     else:
         await add(meddled_store, *([line("l1")] if first == "add" else [line("l1"), line("l2")]))

@@ -52,9 +52,12 @@ class NoQuarantine:
     def __init__(self) -> None:
         self.kept: list[Identity] = []
 
-    async def untaken(self, identity: Identity, document: Document) -> None:
-        assert document
-        self.kept.append(identity)
+    async def untaken(self, item: Publish, found: Document) -> None:
+        assert found
+        self.kept.append(item.identity)
+
+    async def confirm(self, item: Publish) -> None:
+        pass
 
 
 async def publish(steps: Steps, id_: str, quarantine: NoQuarantine | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 from pydantic import BaseModel, field_validator
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.exc import DBAPIError
 
 from core.cosmos.client import open_cosmos
 from core.domain.account import Account
@@ -19,6 +21,7 @@ from core.mappings import Mappings
 from core.phases import Phase
 from core.postgres import capture
 from core.postgres.engine import open_engine
+from core.postgres.failures import translated
 from core.postgres.phases import open_phase
 from core.postgres.unit_of_work import PostgresUnitOfWork
 from core.projection import Projection
@@ -208,17 +211,19 @@ async def test_a_unit_that_went_on_after_a_refusal_does_not_claim_to_have_commit
         assert not await work[Account].exists("new")
 
 
-async def test_no_value_is_in_what_an_error_says_or_was_caused_by(engine: AsyncEngine, mappings: Mappings) -> None:
+async def test_no_value_is_in_what_an_error_says_or_was_caused_by(engine: AsyncEngine) -> None:
     await _primary(engine)
-    async with PostgresUnitOfWork(engine, mappings) as work:
-        await work[Account].add(Account(id="a", email="secret@example.org"))
-        await work.commit()
-    async with PostgresUnitOfWork(engine, mappings) as work:
-        with pytest.raises(AlreadyExistsError) as caught:
-            await work[Account].add(Account(id="a", email="secret@example.org"))
-    assert "secret" not in str(caught.value) + str(caught.value.__cause__)
-    assert caught.value.__cause__ is not None
-    assert caught.value.__suppress_context__
+    broken = "INSERT INTO accounts (id, email, role) VALUES ('a', %(email)s, NULL)"
+    async with engine.connect() as connection:
+        with pytest.raises(DocumentRefusedError) as caught, translated("a write"):
+            await connection.exec_driver_sql(broken, {"email": "secret@example.org"})
+        await connection.rollback()
+        with pytest.raises(DBAPIError) as raw:
+            await connection.exec_driver_sql(broken, {"email": "secret@example.org"})
+    told = "".join(traceback.format_exception(caught.value))
+    assert "NotNullViolation" in told
+    assert "secret" not in told
+    assert "parameters hidden" in str(raw.value)
 
 
 async def test_a_value_that_no_text_can_be_is_refused_and_not_called_an_outage(
