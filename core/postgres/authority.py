@@ -126,7 +126,8 @@ def _cosmos_is_primary(  # noqa: PLR0911 - one line per rule, in their order
         return Apply(_stamp_for(change, held, epoch))
     ours = change.author if isinstance(change.author, Ours) else None
     if ours is not None and ours.stamp == held.stamp and same_content():
-        return Take()
+        # A foreign writer may have written this very state twice: what was taken must not go back to the first time.
+        return Take() if confirmed or held.taken is None or change.position > held.taken else Ignore()
     if confirmed:
         return Apply(_stamp_for(change, held, epoch))
     if ours is not None and ours.stamp.epoch == epoch > held.stamp.epoch:

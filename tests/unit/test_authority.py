@@ -90,6 +90,10 @@ def test_an_equal_state_is_taken_without_writing_its_content() -> None:
     assert judge(ours((4, 3), Origin.POSTGRES), row((4, 3), None), same=True) == Take()
 
 
+def test_an_equal_state_seen_earlier_does_not_take_the_position_back() -> None:
+    assert judge(ours((5, 3), ts=50, lsn=4), row((5, 3)), same=True) == Ignore()
+
+
 def test_an_equal_stamp_with_other_content_is_not_the_same_state() -> None:
     assert judge(ours((5, 3)), row((5, 3)), same=False) == Apply(Stamp(5, 4))
 
