@@ -3,12 +3,17 @@
 One task per container and feed range, each as in changefeed.follower. A feed range that splits keeps its changes coming
 under its old name; a processor that starts after the split reads the new ranges from the beginning, which costs time
 and changes nothing in Postgres.
+
+A feed range that fails is tried again for ever, whatever the error: ending the process would only stop the other ranges
+too, and whoever starts it again meets the same page. An outage is a warning; what somebody has to look at is an error,
+logged at every attempt.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+import traceback
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -22,7 +27,7 @@ from changefeed.mirror import Mirror
 from changefeed.stats import ProcessorStats
 from core.cosmos.documents import CosmosDocuments
 from core.cosmos.feed import feed_ranges
-from core.errors import ConcurrencyError, PrimaryMovedError, TransientError
+from core.errors import ConcurrencyError, CrossfeedError, PrimaryMovedError, TransientError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -36,8 +41,8 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 
-REPEATED = (TransientError, ConcurrencyError, PrimaryMovedError, PoolExhaustedError)
-"""What is tried again, for ever: none of it is a document's fault."""
+EXPECTED = (TransientError, ConcurrencyError, PrimaryMovedError, PoolExhaustedError)
+"""What happens to a processor that is in order, and passes."""
 
 BUSY_PAUSE_SHARE = 0.1
 """The pause after a page, as a share of the longest: short, yet long enough for a few documents to share a commit."""
@@ -84,10 +89,10 @@ class Processor:
         """Mirror until `stop` is set, then finish the pages at hand.
 
         Raises:
-            CrossfeedError: what trying again does not cure, such as a continuation that Cosmos DB refuses.
+            CrossfeedError: at the start, what trying again does not cure, such as a container that is not there.
 
         """
-        followers = await self._repeated(self._followers, stop, "feed ranges")
+        followers = await self._repeated(self._followers, stop, "feed ranges", EXPECTED)
         if followers is None:
             return
         log.info("processor.started", feed_ranges=len(followers))
@@ -131,7 +136,8 @@ class Processor:
     async def _follow(self, follower: Follower, stop: asyncio.Event) -> None:
         pause = shortest = self._poll_s * BUSY_PAUSE_SHARE
         while not stop.is_set():
-            moved = await self._repeated(partial(follower.catch_up, stop.is_set), stop, follower.name, follower.forget)
+            catch_up = partial(follower.catch_up, stop.is_set)
+            moved = await self._repeated(catch_up, stop, follower.name, (Exception,), follower.forget)
             pause = shortest if moved else min(pause * 2, self._poll_s)
             await _wait(stop, pause)
 
@@ -140,18 +146,19 @@ class Processor:
         attempt: Callable[[], Awaitable[T]],
         stop: asyncio.Event,
         what: str,
+        errors: tuple[type[Exception], ...],
         forget: Callable[[], None] = lambda: None,
     ) -> T | None:
-        """Repeat an attempt until it succeeds; None if it was time to stop before it did."""
+        """Repeat an attempt that fails with one of `errors`; None if it was time to stop before it succeeded."""
 
         def note(state: RetryCallState) -> None:
             error = state.outcome.exception() if state.outcome is not None else None
             self.stats.retries[type(error).__name__] += 1
             forget()
-            log.warning("processor.repeats", what=what, attempt=state.attempt_number, error=str(error))
+            _tell(error, what, state.attempt_number)
 
         retrying = AsyncRetrying(
-            retry=retry_if_exception_type(REPEATED),
+            retry=retry_if_exception_type(errors),
             wait=_pause_after,
             stop=lambda _: stop.is_set(),
             sleep=partial(_wait, stop),
@@ -160,8 +167,20 @@ class Processor:
         )
         try:
             return await retrying(attempt)
-        except REPEATED:
+        except errors:
             return None
+
+
+def _tell(error: BaseException | None, what: str, attempt: int) -> None:
+    """Log a failed attempt; of what is none of ours only where it happened, because its message may quote values."""
+    facts = {"what": what, "attempt": attempt, "error": type(error).__name__}
+    if isinstance(error, EXPECTED):
+        log.warning("processor.repeats", **facts, reason=str(error))
+    elif isinstance(error, CrossfeedError):
+        log.error("processor.refused", **facts, reason=str(error))
+    else:
+        frames = traceback.extract_tb(error.__traceback__ if error is not None else None)[-3:]
+        log.error("processor.unexpected", **facts, where=[f"{frame.name}:{frame.lineno}" for frame in frames])
 
 
 def _pause_after(state: RetryCallState) -> float:

@@ -41,7 +41,8 @@ class Buried:
 class Loaded:
     """The current state of a batch's documents: what to send, what cannot be sent, what to lift before it is sent.
 
-    All of it is of one `epoch`. Of an identity in none of them nothing is held, neither row nor tombstone; that is no delete.
+    All of it is of one `epoch`. Of an identity in none of them nothing is held, neither row nor tombstone; that is no
+    delete.
     """
 
     epoch: int

@@ -37,9 +37,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-IDLE_ADVANCE_S = 1.0
-"""How often an idle relay moves its cursor past transactions that wrote nothing, in seconds."""
-
 
 class CursorMovedError(TransientError):
     """Another relay has moved the cursor; what was sent was sent twice, which is harmless. Start from where it is."""
@@ -72,7 +69,6 @@ class Passes:
         self._clock = clock
         self._delivery = Delivery(sink, settings.relay_concurrency, settings.tombstone_ttl_s / 2, clock)
         self._groups: list[SlotGroup] | None = None
-        self._advanced_at = clock()
         self._warned_of_epoch = 0
 
     async def run_once(self) -> Pass:
@@ -114,7 +110,7 @@ class Passes:
             self._count_delivery(outcome, ages[identity], self._clock() - read_at)
 
         outcomes |= await self._delivery.send(loaded.publish, read_at, delivered)
-        if batch.messages or batch.more or self._should_advance_idle(batch):
+        if batch.messages or batch.more or _must_advance_idle(batch):
             await self._advance(batch, outcomes)
         self.stats.messages += len(batch.messages)
         self.stats.dead_lettered += sum(isinstance(outcome, Refused) for outcome in outcomes.values())
@@ -137,19 +133,6 @@ class Passes:
             self._warned_of_epoch = batch.phase.epoch
             log.warning(event, phase=batch.phase.phase.label, epoch=batch.phase.epoch, **facts)
 
-    def _should_advance_idle(self, batch: Batch) -> bool:
-        """Whether an empty delta is worth a write: at once while a switch waits for it, else now and then.
-
-        One transaction more than the cursor saw is the one that moved the cursor: an idle database stays idle.
-        """
-        seen, new = batch.group.cursor.seen, batch.next.seen
-        if new == seen:
-            return False
-        if batch.left or batch.phase.state is PhaseState.DRAINING:
-            return True
-        is_ours = new.xmax - seen.xmax <= 1 and new.in_progress == seen.in_progress
-        return not is_ours and self._clock() - self._advanced_at >= IDLE_ADVANCE_S
-
     async def _lift(self, batch: Batch, loaded: Loaded) -> None:
         for mapping, buried in loaded.buried.items():
             with translated(f"lifting rows of {mapping.name}"):
@@ -167,7 +150,6 @@ class Passes:
                     msg = "another relay has moved the cursor"
                     raise CursorMovedError(msg)
         self._delivery.forget()
-        self._advanced_at = self._clock()
         if self._groups is not None:
             self._groups[self._groups.index(batch.group)] = SlotGroup(batch.group.slots, batch.next)
 
@@ -185,6 +167,15 @@ class Passes:
         for age_s in ages:
             stats.last_lag_s = age_s + since_s
             stats.lags.add(age_s + since_s)
+
+
+def _must_advance_idle(batch: Batch) -> bool:
+    """Whether a batch without messages to send is worth a write: something was left unsent, or a switch waits for it.
+
+    Otherwise silence costs nothing: where no message is, an old cursor reads as little as a new one.
+    """
+    moved = batch.next.seen != batch.group.cursor.seen
+    return moved and (batch.left or batch.phase.state is PhaseState.DRAINING)
 
 
 def _collapse(batch: Batch) -> dict[Identity, list[float]]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from core.cosmos.failures import DRIVER_ERRORS, read_error
+from core.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
@@ -84,6 +85,7 @@ async def pages(
 
     Raises:
         StoreUnavailableError: Cosmos DB did not answer; go on from the last page's continuation.
+        ConfigurationError: the continuation is of another container, or no continuation at all.
 
     """
     answers = _Answers()
@@ -97,6 +99,13 @@ async def pages(
             yield FeedPage(documents, answers.continuation)
     except DRIVER_ERRORS as error:
         raise read_error(error, f"reading the change feed of {container.id!r} {feed_range.key}") from error
+    except ValueError as error:  # what the SDK makes of a token that it cannot use
+        msg = (
+            f"the saved position in the change feed of {container.id!r} {feed_range.key} is none of this container"
+            f" ({error}): was it created anew? Delete its rows from crossfeed.checkpoint; then its feed is read from"
+            " the beginning, which changes nothing that is current"
+        )
+        raise ConfigurationError(msg) from error
     yield FeedPage((), answers.continuation)
 
 

@@ -5,23 +5,20 @@ either remembered (a bounded map from identity to the ETag and stamp last writte
 round trip), or it is read and judged: a stamp counts only if the document's hash verifies. So whatever the order,
 duplication or interleaving of writers, a document's stamp only grows.
 
-A stamp says nothing against what has none: a foreign document, or no document at all. A writer that sleeps through a
-flip would quarantine and replace the former, and create the latter again although the new primary deleted it. So
-whatever was not refused by a stamp is written only after the quarantine has confirmed the epoch of the state:
+A stamp protects nothing from a writer that slept through a flip where there is none: it would replace what a foreign
+writer of the new primary wrote, and create what was deleted there. So the quarantine confirms the state's epoch before
 
-- A foreign document: asked afresh, after the document was read. It was therefore written before the flip, and
-  If-Match refuses anything written since. Nothing is left open.
-- An older document of ours: at the flip Cosmos DB held this state or a newer one (the barrier waits for that), and
-  all that Crossfeed writes later has a greater stamp; so what is older was put back by a foreign writer. It is asked
-  as for a create. Replacing a remembered ETag is not asked: at the flip that document was not there any more.
-- A create: asked, but an answer may be a moment old, or steady state would cost a round trip to Postgres each. There
-  is no If-Match for "still absent": a process stopped between the answer and the create, for as long as it takes to
-  flip and to delete the document for good, still resurrects it. Leases and their deadlines will bound that time.
+- a foreign document is replaced: asked afresh, after the document was read. So it was written before the flip, and
+  If-Match refuses anything written since;
+- an older document of ours is: the barrier left this state or a newer one, and what Crossfeed wrote later has a greater
+  stamp, so a foreign writer put it back. (A remembered ETag is not asked about: at the flip it was there no more.)
+- a document is created. Here and for an older one the answer may be a moment old, or steady state would cost a round
+  trip to Postgres each, and nothing is like If-Match for what is absent: a process stopped between answer and create
+  for as long as it takes to flip and delete still resurrects. Leases and their deadlines will bound that time.
 
 What to do about a document seen for the first time: version 1 was just inserted and is created outright; any other
 has most likely been there before, and reading it first costs two round trips where a failing create costs three.
-An ETag taken by the row is no short cut, because the row may still be the very state that was taken: writing it back
-would be an echo.
+An ETag taken by the row is no short cut: the row may still be the very state that was taken, and this an echo.
 """
 
 from __future__ import annotations
@@ -91,7 +88,7 @@ class GuardedWriter:
     Args:
         store: the opened database.
         mappings: of everything that will be written.
-        quarantine: keeps what Postgres never took before it is replaced, and knows whether Postgres is primary.
+        quarantine: keeps what Postgres never took, and knows whether Postgres still is primary.
         tombstone_ttl_s: how long a tombstone lives, in seconds.
         concurrency: how many documents are written at the same time.
         remember: how many ETags are remembered.
@@ -126,7 +123,7 @@ class GuardedWriter:
                 `retry_after_s` where Cosmos DB asked to wait); what was in flight has been finished, the rest was not
                 sent.
             PrimaryMovedError: a state is of an epoch that is over; load it again.
-            TransientError: the quarantine could not keep a document, or not be asked.
+            TransientError: the quarantine did not answer.
 
         """
         groups: dict[Identity, list[int]] = {}
@@ -276,11 +273,9 @@ class GuardedWriter:
 
 def _is_same(found: Document, ours: Document) -> bool:
     """Compare two documents of one stamp; how long a tombstone lives is a setting, and may have been another once."""
-    if is_deleted(found) != is_deleted(ours):
-        return False
-    if not is_deleted(found):
-        return bool(found[ENVELOPE]["hash"] == ours[ENVELOPE]["hash"])
-    return content_hash({**found, "ttl": None}) == content_hash({**ours, "ttl": None})
+    if is_deleted(found) and is_deleted(ours):
+        return content_hash({**found, "ttl": None}) == content_hash({**ours, "ttl": None})
+    return is_deleted(found) == is_deleted(ours) and bool(found[ENVELOPE]["hash"] == ours[ENVELOPE]["hash"])
 
 
 def _superseded(item: Publish, found: Stamp) -> Superseded:

@@ -50,7 +50,7 @@ class _Samples:
     def __init__(self, fake: Faker, rng: random.Random) -> None:
         self._fake = fake
         self._rng = rng
-        self._serial = 0
+        self._serial = 100  # the awkward documents have the low numbers
         self._account_ids = [awkward.ACCOUNT]
         self._profile_ids = [awkward.PROFILE]
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from core.postgres.names import KEY_DIGEST
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -38,15 +40,16 @@ class DeadLetter:
 
 
 # A letter for the same reason again is the same content again: the caller need not heal it twice.
-_RECORD = """
+_RECORD = f"""
     WITH known AS (
         SELECT reason FROM crossfeed.dead_letter
         WHERE direction = %(direction)s AND kind = %(kind)s AND entity = %(entity)s
+            AND {KEY_DIGEST} = md5(%(partition_key)s || %(id)s)::uuid
             AND partition_key = %(partition_key)s AND id = %(id)s
     ), written AS (
         INSERT INTO crossfeed.dead_letter AS l (direction, kind, entity, partition_key, id, reason, document)
         VALUES (%(direction)s, %(kind)s, %(entity)s, %(partition_key)s, %(id)s, %(reason)s, %(document)s::json)
-        ON CONFLICT (direction, kind, entity, partition_key, id) DO UPDATE
+        ON CONFLICT (direction, kind, entity, {KEY_DIGEST}) DO UPDATE
             SET reason = excluded.reason, document = excluded.document, attempts = l.attempts + 1,
                 last_at = clock_timestamp()
     )
@@ -56,6 +59,7 @@ _RECORD = """
 _SETTLE = """
     DELETE FROM crossfeed.dead_letter l USING unnest(%(keys)s::text[], %(ids)s::text[]) AS done(partition_key, id)
     WHERE l.direction = %(direction)s AND l.kind = 'refused' AND l.entity = %(entity)s
+        AND md5(l.partition_key || l.id)::uuid = md5(done.partition_key || done.id)::uuid
         AND l.partition_key = done.partition_key AND l.id = done.id
 """
 

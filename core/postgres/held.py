@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from core.content import Document, dump, load_exact
-from core.postgres.names import literal, partition_key_of, same_identity, table_name
+from core.postgres.names import is_tombstone, partition_key_of, same_identity, table_name
 from core.postgres.selects import children_of, row_of
 from core.stamp import Position, Stamp
 
@@ -123,7 +123,6 @@ def _statement(mapping: EntityMapping[Any]) -> str:
             {row_of(mapping)}, d.epoch, d.version, d.etag, d.ts, d.lsn {children_of(mapping)}
         FROM jsonb_populate_recordset(NULL::{table}, %(keys)s::jsonb) WITH ORDINALITY AS w
         LEFT JOIN {table} t ON {same_identity(mapping, "t", "w")}
-        LEFT JOIN crossfeed.tombstone d ON d.entity = {literal(mapping.name)}
-            AND d.partition_key = {partition_key_of(mapping, "w")} AND d.id = w.id
+        LEFT JOIN crossfeed.tombstone d ON {is_tombstone(mapping, "d", partition_key_of(mapping, "w"), "w.id")}
         ORDER BY w.ordinality
     """

@@ -5,13 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from core.content import dump
+from core.postgres.child_rows import clear_children, cleared_of, put_children
 from core.postgres.held import Held, key_record
 from core.postgres.names import (
+    KEY_DIGEST,
     STAMP_COLUMNS,
     TAKEN_COLUMNS,
+    columns_of,
+    is_tombstone,
     literal,
     partition_key_of,
     quoted,
+    records,
     same_identity,
     table_name,
 )
@@ -21,10 +26,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-    from core.children import ChildTable
     from core.mapping import EntityMapping
     from core.postgres.authority import Change
-    from core.projection import Row
     from core.stamp import Stamp
 
     Stamped = Sequence[tuple[Change, Stamp]]
@@ -43,19 +46,6 @@ async def put(connection: AsyncConnection, mapping: EntityMapping[Any], changes:
     await connection.exec_driver_sql(_put(mapping), {"rows": dump(rows)})
     await clear_children(connection, mapping, rows)
     await put_children(connection, mapping, rows)
-
-
-async def clear_children(connection: AsyncConnection, mapping: EntityMapping[Any], rows: Sequence[Row]) -> None:
-    """Remove the child rows of these root rows."""
-    for child in mapping.children:
-        await connection.exec_driver_sql(_clear_children(mapping, child), {"rows": dump(rows)})
-
-
-async def put_children(connection: AsyncConnection, mapping: EntityMapping[Any], rows: Sequence[Row]) -> None:
-    """Insert the child rows that stand under their table's name in these root rows."""
-    for child in mapping.children:
-        items = [item for row in rows for item in row[child.table.name]]
-        await connection.exec_driver_sql(_put_children(mapping, child), {"rows": dump(items)})
 
 
 async def bury(connection: AsyncConnection, mapping: EntityMapping[Any], changes: Stamped) -> None:
@@ -79,7 +69,7 @@ async def heal(connection: AsyncConnection, mapping: EntityMapping[Any], held: H
     """Publish what Postgres holds once more: restamp the row, or write the tombstone where there is none."""
     keys = {"keys": dump([key_record(mapping, held.identity)])}
     if held.row is not None:
-        # Not under the mirror setting: the triggers stamp and capture it .
+        # Not under the mirror setting: the triggers stamp and capture it.
         await connection.exec_driver_sql(_restamp(mapping), keys)
     else:
         await connection.exec_driver_sql(_bury_absent(mapping), keys)
@@ -93,60 +83,36 @@ def _taken(change: Change) -> dict[str, Any]:
     return dict(zip(TAKEN_COLUMNS, (change.etag, *change.position), strict=True))
 
 
-def _records(mapping: EntityMapping[Any], parameter: str) -> str:
-    return f"jsonb_populate_recordset(NULL::{table_name(mapping.table)}, %({parameter})s::jsonb)"
-
-
-def _columns(names: Sequence[str]) -> str:
-    return ", ".join(quoted(name) for name in names)
-
-
 def _put(mapping: EntityMapping[Any]) -> str:
     names = [*mapping.written_columns, *STAMP_COLUMNS, *TAKEN_COLUMNS]
     changes = ", ".join(
         f"{quoted(name)} = excluded.{quoted(name)}" for name in names if name not in mapping.identity_columns
     )
     return f"""
-        INSERT INTO {table_name(mapping.table)} AS t ({_columns(names)})
-        SELECT {_columns(names)} FROM {_records(mapping, "rows")}
-        ON CONFLICT ({_columns(mapping.identity_columns)}) DO UPDATE SET {changes}
+        INSERT INTO {table_name(mapping.table)} AS t ({columns_of(names)})
+        SELECT {columns_of(names)} FROM {records(mapping, "rows")}
+        ON CONFLICT ({columns_of(mapping.identity_columns)}) DO UPDATE SET {changes}
         WHERE (excluded.crossfeed_epoch, excluded.crossfeed_version) > (t.crossfeed_epoch, t.crossfeed_version)
-    """
-
-
-def _parent(mapping: EntityMapping[Any], child: ChildTable, one: str, other: str) -> str:
-    pairs = zip(child.parent, mapping.identity_columns, strict=True)
-    return " AND ".join(f"{one}.{quoted(theirs)} = {other}.{quoted(ours)}" for theirs, ours in pairs)
-
-
-def _clear_children(mapping: EntityMapping[Any], child: ChildTable) -> str:
-    return f"""
-        DELETE FROM {table_name(child.table)} c USING {_records(mapping, "rows")} AS r
-        WHERE {_parent(mapping, child, "c", "r")}
-    """
-
-
-def _put_children(mapping: EntityMapping[Any], child: ChildTable) -> str:
-    projection = mapping.child_projections[child.field]
-    names = list(dict.fromkeys((*child.parent, child.position, *projection.column_names)))
-    table = table_name(child.table)
-    return f"""
-        INSERT INTO {table} ({_columns(names)})
-        SELECT {_columns(names)} FROM jsonb_populate_recordset(NULL::{table}, %(rows)s::jsonb)
     """
 
 
 def _bury(mapping: EntityMapping[Any]) -> str:
     return f"""
-        WITH gone AS (SELECT * FROM {_records(mapping, "rows")}),
-        removed AS (
-            DELETE FROM {table_name(mapping.table)} t USING gone r WHERE {same_identity(mapping, "t", "r")}
+        WITH gone AS (SELECT * FROM {records(mapping, "rows")}),
+        doomed AS MATERIALIZED (
+            SELECT {columns_of(mapping.identity_columns, "t")} FROM {table_name(mapping.table)} t
+            JOIN gone r ON {same_identity(mapping, "t", "r")}
                 AND (t.crossfeed_epoch, t.crossfeed_version) < (r.crossfeed_epoch, r.crossfeed_version)
+            FOR UPDATE OF t
+        ),
+        {cleared_of(mapping, "doomed")}
+        removed AS (
+            DELETE FROM {table_name(mapping.table)} t USING doomed WHERE {same_identity(mapping, "t", "doomed")}
         )
         INSERT INTO crossfeed.tombstone AS d (entity, partition_key, id, epoch, version, etag, ts, lsn)
         SELECT {literal(mapping.name)}, {partition_key_of(mapping, "r")}, r.id, r.crossfeed_epoch, r.crossfeed_version,
             r.crossfeed_etag, r.crossfeed_ts, r.crossfeed_lsn FROM gone r
-        ON CONFLICT (entity, partition_key, id) DO UPDATE SET epoch = excluded.epoch, version = excluded.version,
+        ON CONFLICT (entity, {KEY_DIGEST}) DO UPDATE SET epoch = excluded.epoch, version = excluded.version,
             etag = excluded.etag, ts = excluded.ts, lsn = excluded.lsn, at = clock_timestamp()
         WHERE (excluded.epoch, excluded.version) > (d.epoch, d.version)
     """
@@ -156,15 +122,15 @@ def _take_rows(mapping: EntityMapping[Any]) -> str:
     return f"""
         UPDATE {table_name(mapping.table)} t SET crossfeed_etag = r.crossfeed_etag, crossfeed_ts = r.crossfeed_ts,
             crossfeed_lsn = r.crossfeed_lsn
-        FROM {_records(mapping, "rows")} AS r WHERE {same_identity(mapping, "t", "r")}
+        FROM {records(mapping, "rows")} AS r WHERE {same_identity(mapping, "t", "r")}
     """
 
 
 def _take_tombstones(mapping: EntityMapping[Any]) -> str:
     return f"""
         UPDATE crossfeed.tombstone d SET etag = r.crossfeed_etag, ts = r.crossfeed_ts, lsn = r.crossfeed_lsn
-        FROM {_records(mapping, "rows")} AS r WHERE d.entity = {literal(mapping.name)}
-            AND d.partition_key = {partition_key_of(mapping, "r")} AND d.id = r.id
+        FROM {records(mapping, "rows")} AS r
+        WHERE {is_tombstone(mapping, "d", partition_key_of(mapping, "r"), "r.id")}
             AND NOT EXISTS (SELECT FROM {table_name(mapping.table)} t WHERE {same_identity(mapping, "t", "r")})
     """
 
@@ -172,7 +138,7 @@ def _take_tombstones(mapping: EntityMapping[Any]) -> str:
 def _restamp(mapping: EntityMapping[Any]) -> str:
     return f"""
         UPDATE {table_name(mapping.table)} t SET crossfeed_version = t.crossfeed_version
-        FROM {_records(mapping, "keys")} AS r WHERE {same_identity(mapping, "t", "r")}
+        FROM {records(mapping, "keys")} AS r WHERE {same_identity(mapping, "t", "r")}
     """
 
 
@@ -181,8 +147,8 @@ def _bury_absent(mapping: EntityMapping[Any]) -> str:
         WITH buried AS (
             INSERT INTO crossfeed.tombstone AS d (entity, partition_key, id, epoch, version)
             SELECT {literal(mapping.name)}, {partition_key_of(mapping, "r")}, r.id, p.epoch, 1
-            FROM {_records(mapping, "keys")} AS r, crossfeed.phase p
-            ON CONFLICT (entity, partition_key, id) DO UPDATE SET epoch = excluded.epoch, version = d.version + 1,
+            FROM {records(mapping, "keys")} AS r, crossfeed.phase p
+            ON CONFLICT (entity, {KEY_DIGEST}) DO UPDATE SET epoch = excluded.epoch, version = d.version + 1,
                 at = clock_timestamp()
             RETURNING entity, partition_key, id, epoch, version
         )

@@ -10,11 +10,19 @@ from core.content import dump
 from core.entity import Entity, Loaded, loaded
 from core.errors import ConcurrencyError
 from core.identity import ANYWHERE, Identity, KeyArgument
+from core.postgres.child_rows import cleared_of, put_children
 from core.postgres.engine import raw
 from core.postgres.failures import translated
 from core.postgres.held import key_record
-from core.postgres.mirrored_rows import clear_children, put_children
-from core.postgres.names import quoted, same_identity, table_name
+from core.postgres.names import (
+    ROOT_WRITTEN,
+    columns_of,
+    quoted,
+    records,
+    root_text,
+    same_identity,
+    table_name,
+)
 from core.postgres.selects import rows_of, select_count, select_rows
 from core.query import Equals, Query
 from core.stamp import Stamp
@@ -67,9 +75,8 @@ class PostgresRepository(Generic[T]):
         identity = self._mapping.identity_of(partition_key, id_)
         if not identity.can_be_stored:
             return None
-        statement = (
-            f"{rows_of(self._mapping)} JOIN {self._records('keys')} AS k ON {same_identity(self._mapping, 't', 'k')}"
-        )
+        joined = f"{records(self._mapping, 'keys')} AS k ON {same_identity(self._mapping, 't', 'k')}"
+        statement = f"{rows_of(self._mapping)} JOIN {joined}"
         entities = [self._entity(row) for row in await self._fetch(statement, {"keys": self._keys(identity)})]
         # A text column takes the number 5 for "5"; to Cosmos DB those are two keys.
         return next((entity for entity in entities if _identity_of(entity) == identity), None)
@@ -80,14 +87,13 @@ class PostgresRepository(Generic[T]):
         document = mapping.document(entity)
         identity = mapping.identity(document)
         row = mapping.row(document)
-        columns = ", ".join(quoted(name) for name in mapping.written_columns)
+        columns = columns_of(mapping.written_columns)
         statement = f"""
-            INSERT INTO {table_name(mapping.table)} AS t ({columns}) SELECT {columns} FROM {self._records("rows")}
-            RETURNING t.crossfeed_epoch, t.crossfeed_version, pg_current_xact_id()::text
+            INSERT INTO {table_name(mapping.table)} AS t ({columns}) SELECT {columns} FROM {records(mapping, "rows")}
+            RETURNING {self._written}
         """
         written = await self._write(f"add {identity}", statement, {"rows": dump([row])})
-        await self._write_children(identity, row, replace=False)
-        self._remember(entity, identity, written[0])
+        await self._write_children(entity, identity, row, written[0])
 
     async def update(self, entity: T) -> None:
         """See Repository."""
@@ -98,26 +104,23 @@ class PostgresRepository(Generic[T]):
         row = mapping.row(document)
         changes = ", ".join(f"{quoted(name)} = r.{quoted(name)}" for name in mapping.written_columns)
         statement = f"""
+            {self._seen("NO KEY UPDATE" if identity == state.identity else "UPDATE")}
             UPDATE {table_name(mapping.table)} t SET {changes}
-            FROM {self._records("rows")} AS r, {self._records("keys")} AS k
-            WHERE {same_identity(mapping, "t", "k")}
-                AND t.crossfeed_epoch = %(epoch)s AND t.crossfeed_version = %(version)s
-            RETURNING t.crossfeed_epoch, t.crossfeed_version, pg_current_xact_id()::text
+            FROM {records(mapping, "rows")} AS r, {self._expected}
+            RETURNING {self._written}
         """
         written = await self._write(f"update {identity}", statement, self._expect(state) | {"rows": dump([row])})
         if not written:
             raise _moved_on(state)
-        await self._write_children(identity, row, replace=True)
-        self._remember(entity, identity, written[0])
+        await self._write_children(entity, identity, row, written[0])
 
     async def delete(self, entity: T) -> None:
         """See Repository."""
         mapping = self._mapping
         state = _require_loaded(entity)
         statement = f"""
-            DELETE FROM {table_name(mapping.table)} t USING {self._records("keys")} AS k
-            WHERE {same_identity(mapping, "t", "k")}
-                AND t.crossfeed_epoch = %(epoch)s AND t.crossfeed_version = %(version)s
+            {self._seen("UPDATE")}
+            DELETE FROM {table_name(mapping.table)} t USING {self._expected}
             RETURNING t.crossfeed_epoch, t.crossfeed_version, pg_current_xact_id()::text
         """
         written = await self._write(f"delete {state.identity}", statement, self._expect(state))
@@ -152,8 +155,35 @@ class PostgresRepository(Generic[T]):
 
     # -- statements
 
-    def _records(self, parameter: str) -> str:
-        return f"jsonb_populate_recordset(NULL::{table_name(self._mapping.table)}, %({parameter})s::jsonb)"
+    @property
+    def _expected(self) -> str:
+        """The rest of a statement on the root row `t`: only where it is as it was read."""
+        mapping = self._mapping
+        keys = "seen AS k" if mapping.children else f"{records(mapping, 'keys')} AS k"
+        return f"""{keys} WHERE {same_identity(mapping, "t", "k")}
+            AND t.crossfeed_epoch = %(epoch)s AND t.crossfeed_version = %(version)s"""
+
+    def _seen(self, lock: str) -> str:
+        """Lock the root of an aggregate, and remove its child rows only if it is as it was read."""
+        mapping = self._mapping
+        if not mapping.children:
+            return ""
+        cleared = cleared_of(mapping, "seen").removesuffix(",")
+        return f"""
+            WITH seen AS MATERIALIZED (
+                SELECT {columns_of(mapping.identity_columns, "t")} FROM {table_name(mapping.table)} t
+                JOIN {records(mapping, "keys")} AS k ON {same_identity(mapping, "t", "k")}
+                WHERE t.crossfeed_epoch = %(epoch)s AND t.crossfeed_version = %(version)s FOR {lock} OF t
+            ), {cleared}
+        """
+
+    @property
+    def _written(self) -> str:
+        """What a write of the root returns; from then on its child tables need not write it again."""
+        written = "t.crossfeed_epoch, t.crossfeed_version, pg_current_xact_id()::text"
+        if not self._mapping.children:
+            return written
+        return f"{written}, set_config('{ROOT_WRITTEN}', {root_text(self._mapping, 't')}, true)"
 
     def _keys(self, identity: Identity) -> str:
         return dump([key_record(self._mapping, identity)])
@@ -172,17 +202,21 @@ class PostgresRepository(Generic[T]):
             result = await self._work.connection.exec_driver_sql(statement, parameters)
             return result.all()
 
-    async def _write_children(self, identity: Identity, row: dict[str, Any], *, replace: bool) -> None:
-        """Write the aggregate's child tables; the root was stamped already, so its children need not touch it again."""
-        if not self._mapping.children:
-            return
-        connection = self._work.connection
-        with translated(f"write the child tables of {identity}"):
-            await connection.exec_driver_sql("SELECT set_config('crossfeed.mirroring', 'on', true)")
-            if replace:
-                await clear_children(connection, self._mapping, [row])
-            await put_children(connection, self._mapping, [row])
-            await connection.exec_driver_sql("SELECT set_config('crossfeed.mirroring', 'off', true)")
+    async def _write_children(self, entity: T, identity: Identity, row: dict[str, Any], written: Sequence[Any]) -> None:
+        """Insert the aggregate's child rows, then remember its stamp: users' triggers may have written it once more."""
+        epoch, version, xid = written[:3]
+        if self._mapping.children:
+            connection = self._work.connection
+            statement = f"""
+                SELECT t.crossfeed_epoch, t.crossfeed_version, set_config('{ROOT_WRITTEN}', '', true)
+                FROM {records(self._mapping, "keys")} AS k
+                LEFT JOIN {table_name(self._mapping.table)} t ON {same_identity(self._mapping, "t", "k")}
+            """
+            with translated(f"write the child tables of {identity}"):
+                await put_children(connection, self._mapping, [row])
+                [(epoch, version, _)] = await self._fetch(statement, {"keys": self._keys(identity)})
+        state = loaded(entity)
+        self._work.remember(entity, Loaded(identity, Stamp(epoch, version), state.etag if state else None), xid)
 
     # -- entities
 
@@ -195,11 +229,6 @@ class PostgresRepository(Generic[T]):
         entity = self._mapping.entity(document)
         self._work.remember(entity, Loaded(self._mapping.identity(document), Stamp(epoch, version), etag), None)
         return entity
-
-    def _remember(self, entity: T, identity: Identity, written: Sequence[Any]) -> None:
-        epoch, version, xid = written
-        state = loaded(entity)
-        self._work.remember(entity, Loaded(identity, Stamp(epoch, version), state.etag if state else None), xid)
 
 
 def _identity_of(entity: Entity) -> Identity | None:

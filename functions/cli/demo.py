@@ -67,6 +67,7 @@ def demo(  # noqa: PLR0913 - one per option
     130 Ctrl-C.
     """
     configure_logging(Settings.load(log_level="error"))
+    _make_directory(export)
     plan = _plan(documents, container, partition_key, count=count, seconds=seconds, seed=seed)
     console = Console(stderr=as_json)
     verdict = run_interruptible(_run(plan, console, export))
@@ -99,6 +100,17 @@ def _plan(  # noqa: PLR0913 - one per option
         raise typer.BadParameter(msg)
     mappings, metadata = generic_mapping(container, partition_key)
     return DocumentsPlan(mappings, metadata, read_documents(documents, next(iter(mappings))))
+
+
+def _make_directory(export: Path | None) -> None:
+    """Find out before anything starts that there is no place for the export."""
+    if export is None:
+        return
+    try:
+        export.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"--export {export}: {error.strerror}"
+        raise ConfigurationError(msg) from error
 
 
 async def _run(plan: "Plan", console: Console, export: Path | None) -> "Verdict":

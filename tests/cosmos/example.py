@@ -18,6 +18,7 @@ from core.settings import Settings
 
 if TYPE_CHECKING:
     from core.content import Document
+    from core.cosmos.publish import Publish
 
 
 class Note(Entity):

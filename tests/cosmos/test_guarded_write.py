@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +12,7 @@ from core.cosmos.failures import CosmosUnavailableError
 from core.cosmos.guarded import GuardedWriter, Outcome, Publish, Refused, Superseded, Unchanged, Written
 from core.cosmos.unit_of_work import CosmosUnitOfWork
 from core.envelope import Origin, Ours, author_of, stamped
+from core.errors import PrimaryMovedError
 from core.identity import Identity
 from core.query import Equals, Query
 from core.stamp import Stamp
@@ -332,13 +334,83 @@ async def test_nothing_is_replaced_when_the_foreign_document_could_not_be_kept(
     assert (await read(documents))["Title"] == "rogue"
 
 
+class OfTheNextEpoch(Kept):
+    """The quarantine of a writer that slept through a flip."""
+
+    async def untaken(self, item: Publish, found: Document) -> None:
+        raise PrimaryMovedError(str(item.loaded_in))
+
+    async def confirm(self, item: Publish) -> None:
+        raise PrimaryMovedError(str(item.loaded_in))
+
+
+@pytest.mark.parametrize("item", [state(1, 1), state(1, 2), gone(1, 2)], ids=["first", "later", "tombstone"])
+async def test_nothing_is_created_in_an_epoch_that_is_over(
+    store: CosmosStore, documents: CosmosDocuments, item: Publish
+) -> None:
+    with pytest.raises(PrimaryMovedError):
+        await one(writer_on(store, OfTheNextEpoch()), item)
+    assert await documents.read(N1) is None
+
+
+@pytest.mark.parametrize("item", [state(1, 2), gone(1, 2)], ids=["state", "tombstone"])
+@pytest.mark.parametrize("is_taken", [True, False])
+async def test_nothing_foreign_is_replaced_in_an_epoch_that_is_over(
+    store: CosmosStore, documents: CosmosDocuments, item: Publish, is_taken: bool
+) -> None:
+    etag = await foreign(store, Title="of the new primary")
+    zombie = writer_on(store, OfTheNextEpoch())
+    with pytest.raises(PrimaryMovedError):
+        await one(zombie, dataclasses.replace(item, taken_etag=etag if is_taken else None))
+    assert (await read(documents))["Title"] == "of the new primary"
+
+
+async def test_a_flip_stops_what_has_not_been_sent(meddler: Meddler, meddled_store: CosmosStore) -> None:
+    await meddled_store.existing_container(NOTES)
+    meddler.seen.clear()
+    writer = GuardedWriter(meddled_store, MAPPINGS, OfTheNextEpoch(), 3600, concurrency=2)
+    items = [Publish(note_identity(f"n{n}"), Stamp(1, 2), note(f"n{n}"), loaded_in=1) for n in range(20)]
+    with pytest.raises(PrimaryMovedError):
+        await writer.write(items)
+    assert meddler.seen == [b"GET"] * 2
+
+
+async def test_the_epoch_is_confirmed_for_a_create_and_not_for_a_steady_update(
+    writer: GuardedWriter, quarantine: Kept
+) -> None:
+    for version in (1, 2, 3):
+        assert isinstance(await one(writer, state(1, version)), Written)
+    assert quarantine.confirmed == [N1]
+
+
+async def test_a_tombstone_sent_again_after_its_life_was_set_anew_is_the_same_tombstone(
+    store: CosmosStore, writer: GuardedWriter, documents: CosmosDocuments
+) -> None:
+    await one(writer, gone(1, 2))
+    longer = GuardedWriter(store, MAPPINGS, Kept(), tombstone_ttl_s=7200, concurrency=8)
+    with capture_logs() as logs:
+        assert isinstance(await one(longer, gone(1, 2)), Unchanged)
+    assert logs == []
+    assert (await read(documents))["ttl"] == 3600
+
+
+async def test_a_tombstone_and_a_state_with_one_stamp_are_reported(store: CosmosStore, writer: GuardedWriter) -> None:
+    await one(writer, gone(1, 2))
+    with capture_logs() as logs:
+        assert isinstance(await one(writer_on(store, Kept()), state(1, 2)), Unchanged)
+    assert [entry["event"] for entry in logs] == ["cosmos.one_stamp_two_contents"]
+
+
 async def test_the_memory_of_etags_is_bounded_and_forgetting_is_harmless(
     store: CosmosStore, quarantine: Kept, documents: CosmosDocuments
 ) -> None:
     writer = GuardedWriter(store, MAPPINGS, quarantine, 3600, 8, remember=2)
     for version in (1, 2, 3):
         await writer.write(
-            [Publish(note_identity(f"n{n}"), Stamp(1, version), note(f"n{n}", Size=version), loaded_in=1) for n in range(5)]
+            [
+                Publish(note_identity(f"n{n}"), Stamp(1, version), note(f"n{n}", Size=version), loaded_in=1)
+                for n in range(5)
+            ]
         )
     assert len(writer._seen) == 2
     assert [(await read(documents, note_identity(f"n{n}")))["Size"] for n in range(5)] == [3] * 5

@@ -348,7 +348,9 @@ async def test_a_unit_of_an_older_epoch_does_not_write_over_a_newer_one(
     store: CosmosStore, documents: CosmosDocuments, quarantine: Kept
 ) -> None:
     writer = GuardedWriter(store, MAPPINGS, quarantine, 3600, 1)
-    await writer.write([Publish(N1, Stamp(5, 1), note(), loaded_in=1), Publish(note_identity("n2"), Stamp(5, 1), None, loaded_in=1)])
+    await writer.write(
+        [Publish(N1, Stamp(5, 1), note(), loaded_in=1), Publish(note_identity("n2"), Stamp(5, 1), None, loaded_in=1)]
+    )
     async with unit(store, epoch=4) as work:
         entity = await work[Note].get_by_id("n1")
         assert entity is not None

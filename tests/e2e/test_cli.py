@@ -260,6 +260,7 @@ def test_a_file_that_is_no_array_of_documents_is_refused(run: Run, tmp_path: Pat
         ["--documents", "/nowhere.json", "--container", "Mine", "--partition-key", "/k"],
         ["--documents", __file__, "--container", "Mine", "--partition-key", "k"],
         ["--seconds", "0"],
+        ["--export", f"{__file__}/below"],
     ],
 )
 def test_options_that_do_not_go_together_are_refused(run: Run, arguments: list[str]) -> None:

@@ -62,13 +62,13 @@ async def logged(engine: AsyncEngine) -> list[Logged]:
         result = await connection.exec_driver_sql(
             "SELECT partition_key, id, version, deleted FROM crossfeed.outbox ORDER BY seq"
         )
-        return [Logged(*row) for row in result]
+        return [Logged(*row) for row in map(tuple, result)]
 
 
 async def versions(engine: AsyncEngine, table: str) -> dict[str, int]:
     async with engine.connect() as connection:
         result = await connection.exec_driver_sql(f"SELECT id, crossfeed_version FROM {table}")
-        return {row[0]: row[1] for row in result}
+        return dict(map(tuple, result))
 
 
 async def letters(engine: AsyncEngine) -> list[tuple[Any, ...]]:

@@ -94,7 +94,7 @@ async def test_child_tables_are_looked_at_as_well(engine: AsyncEngine) -> None:
     items = sa.Table(
         "items",
         metadata,
-        sa.Column("basket_id", sa.Text, primary_key=True),
+        sa.Column("basket_id", sa.Text, sa.ForeignKey("baskets.id"), primary_key=True),
         sa.Column("place", sa.Integer, primary_key=True),
         sa.Column("id", sa.Text),
         sa.Column("name", sa.Text),

@@ -14,6 +14,7 @@ from core.cosmos.client import open_cosmos
 from core.domain.mappings import ACCOUNTS
 from core.domain.samples import sample_documents
 from core.envelope import Origin, stamped
+from core.errors import ConfigurationError
 from core.identity import Identity
 from core.migration.switch import switch_phase
 from core.phases import Phase
@@ -246,3 +247,19 @@ async def test_every_feed_range_of_a_container_has_a_checkpoint_of_its_own(
     assert again.stats.documents == 0
     assert await scalar(engine, "SELECT count(*) FROM accounts") == 60
     assert await scalar(engine, "SELECT count(*) FROM crossfeed.checkpoint WHERE container = 'Accounts'") == 5
+
+
+async def test_a_container_that_was_created_anew_is_named(
+    processor: Processor, engine: AsyncEngine, cosmos: CosmosStore, settings: Settings, mappings: Mappings
+) -> None:
+    await processor.run_once()
+    await cosmos.client.get_database_client(cosmos.database).delete_container("Accounts")
+    async with open_cosmos(settings) as store:
+        await store.provision(mappings)
+        with pytest.raises(ConfigurationError, match=r"'Accounts' .* created anew\? Delete its rows"):
+            await Processor(engine, store, mappings).run_once()
+        async with engine.begin() as connection:
+            await connection.execute(text("DELETE FROM crossfeed.checkpoint WHERE container = 'Accounts'"))
+        await store.container(ACCOUNTS).create_item({"id": "a"})
+        await Processor(engine, store, mappings).run_once()
+    assert await scalar(engine, "SELECT count(*) FROM accounts") == 1
