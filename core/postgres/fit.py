@@ -105,7 +105,8 @@ async def check_fit(connection: AsyncConnection, mappings: Iterable[EntityMappin
     problems = [problem for mapping in mappings for problem in await _problems(connection, mapping)]
     if problems:
         raise MappingError("; ".join(problems))
-    for trigger, table in await connection.exec_driver_sql(_BLIND_TRIGGERS):
+    blind: list[tuple[Any, ...]] = [tuple(row) for row in await connection.exec_driver_sql(_BLIND_TRIGGERS)]
+    for trigger, table in blind:
         log.warning("fit.trigger_runs_in_mirror", trigger=trigger, table=table)
 
 

@@ -1,23 +1,14 @@
-"""The README is true: its example runs, its links lead somewhere."""
+"""The README is true: its example is short, its links lead somewhere (test_wheel.py runs its commands)."""
 
 from __future__ import annotations
 
 import re
-import sys
-from pathlib import Path
 
 from tests.e2e import quickstart
 
 
 def test_your_own_domain_takes_at_most_forty_lines() -> None:
     assert len([line for line in quickstart.block("python").splitlines() if line.strip()]) <= 40
-
-
-def test_the_commands_of_your_own_domain_bring_ada_to_cosmos(tmp_path: Path) -> None:
-    ada = quickstart.follow(Path(sys.executable).parent, tmp_path)
-    assert (ada["name"], ada["email"]) == ("Ada", "ada@example.org")
-    envelope = ada["crossfeed"]
-    assert (envelope["epoch"], envelope["version"], envelope["origin"]) == (2, 2, "postgres")
 
 
 def test_every_link_leads_to_a_file() -> None:

@@ -36,7 +36,9 @@ def test_the_wheel_runs_the_readme_in_an_empty_environment(tmp_path: Path) -> No
     work = tmp_path / "work"
     work.mkdir()
     ada = quickstart.follow(binaries, work)
-    assert ada["email"] == "ada@example.org"
+    assert (ada["name"], ada["email"]) == ("Ada", "ada@example.org")
+    envelope = ada["crossfeed"]
+    assert (envelope["epoch"], envelope["version"], envelope["origin"]) == (2, 2, "postgres")
 
 
 def marker(line: str) -> str:

@@ -139,6 +139,21 @@ async def test_two_keys_that_swap_in_one_statement_both_get_newer_versions(
     assert await delivered(installed, settings, sink) == {"a": ("of b", 10), "b": ("of a", 10)}
 
 
+async def test_what_a_users_trigger_does_while_a_key_is_handed_over_is_captured_too(installed: AsyncEngine) -> None:
+    await seated(installed, a=2, b=9)
+    await run(
+        installed,
+        "INSERT INTO orders (id) VALUES ('o')",
+        "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN UPDATE orders SET customer = customer || NEW.id; RETURN NULL; END $$",
+        "CREATE TRIGGER note AFTER UPDATE ON seats FOR EACH ROW EXECUTE FUNCTION note()",
+        "UPDATE seats SET id = CASE id WHEN 'a' THEN 'b' ELSE 'a' END",
+    )
+    assert await versions(installed, "seats") == {"a": 10, "b": 10}
+    of_order = [item.version for item in await logged(installed) if item.id == "o"]
+    assert of_order == list(range(1, (await versions(installed, "orders"))["o"] + 1))
+
+
 async def test_two_keys_that_swap_in_two_statements_are_delivered_in_their_last_state(
     installed: AsyncEngine, settings: Settings
 ) -> None:

@@ -9,17 +9,20 @@ import pytest
 
 from core.cosmos.feed import feed_ranges, pages
 from core.domain.account import Account
-from core.errors import ConflictError, PrimaryMovedError
+from core.errors import ConflictError, MappingError, PrimaryMovedError
 from core.migration.switch import switch_phase
 from core.phases import Phase
+from core.postgres import capture
 from core.postgres.phases import open_phase, read_phase
 from core.postgres.unit_of_work import PostgresUnitOfWork
+from tests.integration.relay_steps import connect, run
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from core.cosmos.client import CosmosStore
     from core.mappings import Mappings
+    from core.settings import Settings
 
 
 async def step(engine: AsyncEngine, phase: Phase) -> int:
@@ -71,6 +74,57 @@ async def test_a_writer_in_flight_is_waited_for_and_captured(engine: AsyncEngine
     with pytest.raises(PrimaryMovedError):
         async with PostgresUnitOfWork(engine, mappings) as work:
             await work[Account].add(Account(id="b"))
+
+
+async def test_a_step_that_waits_in_vain_names_the_writer_and_not_its_data(
+    engine: AsyncEngine, settings: Settings
+) -> None:
+    await step(engine, Phase.DUAL_WRITE_POSTGRES_READ)
+    idle = await connect(settings)
+    await idle.execute("BEGIN")
+    await idle.execute("INSERT INTO accounts (id, email) VALUES ('a', 'secret@example.org')")
+    with pytest.raises(
+        ConflictError, match=rf"process {idle.info.backend_pid}, \d+ s old, idle in .*VALUES"
+    ) as refused:
+        await open_phase(engine, Phase.DUAL_WRITE_COSMOS_READ, who="test", why="test", patience=0.1)
+    assert "secret" not in str(refused.value)
+    await idle.close()
+    assert await step(engine, Phase.DUAL_WRITE_COSMOS_READ) == 3
+
+
+async def test_writers_pass_a_step_that_waits(engine: AsyncEngine, settings: Settings) -> None:
+    await step(engine, Phase.DUAL_WRITE_POSTGRES_READ)
+    idle, other = await connect(settings), await connect(settings)
+    await idle.execute("BEGIN")
+    await idle.execute("INSERT INTO accounts (id) VALUES ('a')")
+    flip = asyncio.create_task(step(engine, Phase.DUAL_WRITE_COSMOS_READ))
+    await asyncio.sleep(0.3)
+    async with asyncio.timeout(5):
+        await other.execute("INSERT INTO accounts (id) VALUES ('b')")
+    assert not flip.done()
+    await idle.execute("COMMIT")
+    assert await flip == 3
+    await idle.close()
+    await other.close()
+
+
+async def test_a_dropped_table_is_named_until_its_capture_is_removed(engine: AsyncEngine) -> None:
+    await run(engine, "DROP TABLE user_profiles")
+    with pytest.raises(MappingError, match=r"mapping UserProfile.*capture\.remove"):
+        await step(engine, Phase.DUAL_WRITE_POSTGRES_READ)
+    async with engine.begin() as connection:
+        await connection.run_sync(capture.remove, "UserProfile")
+    assert await step(engine, Phase.DUAL_WRITE_POSTGRES_READ) == 2
+
+
+async def test_a_table_whose_capture_was_removed_is_an_ordinary_table_again(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await connection.run_sync(capture.remove, "UserProfile")
+        await connection.run_sync(capture.remove, "UserProfile")
+    await run(engine, "DELETE FROM user_profiles", "TRUNCATE user_profiles")
+    async with engine.connect() as connection:
+        left = await connection.exec_driver_sql("SELECT proname FROM pg_proc WHERE proname ~ 'userprofile$'")
+        assert left.all() == []
 
 
 async def test_rows_are_stamped_with_the_epoch_of_the_step(engine: AsyncEngine, mappings: Mappings) -> None:
