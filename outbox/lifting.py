@@ -14,7 +14,7 @@ from core.content import dump
 from core.errors import PrimaryMovedError, StoreUnavailableError
 from core.phases import PhaseState
 from core.postgres.held import key_record
-from core.postgres.names import literal, partition_key_of, quoted, same_identity, table_name
+from core.postgres.names import is_tombstone, partition_key_of, quoted, same_identity, table_name
 from core.postgres.phases import read_phase
 from core.stamp import Stamp
 from outbox.current_state import publish_row
@@ -104,8 +104,7 @@ def _lift(mapping: EntityMapping[Any]) -> str:
             FROM jsonb_populate_recordset(NULL::{table}, %(rows)s::jsonb) AS w
             JOIN {table} t ON {same_identity(mapping, "t", "w")}
                 AND t.crossfeed_epoch = w.crossfeed_epoch AND t.crossfeed_version = w.crossfeed_version
-            JOIN crossfeed.tombstone d ON d.entity = {literal(mapping.name)}
-                AND d.partition_key = {partition_key_of(mapping, "w")} AND d.id = w.id
+            JOIN crossfeed.tombstone d ON {is_tombstone(mapping, "d", partition_key_of(mapping, "w"), "w.id")}
                 AND (d.epoch, d.version) >= (t.crossfeed_epoch, t.crossfeed_version)
             FOR NO KEY UPDATE OF t SKIP LOCKED
         )

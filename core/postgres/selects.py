@@ -128,4 +128,5 @@ def _order(mapping: EntityMapping[Any], order: Order | None) -> str:
 def _column(mapping: EntityMapping[Any], field: str) -> str:
     if field in mapping.table.columns:
         return f"t.{quoted(field)}"
-    return f"(t.{quoted(mapping.projection.body)} ->> {literal(mapping.alias(field))})"
+    alias = literal(mapping.alias(field)).replace("%", "%%")  # the driver reads parameters in the whole statement
+    return f"(t.{quoted(mapping.projection.body)} ->> {alias})"

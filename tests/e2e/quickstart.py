@@ -76,7 +76,7 @@ async def _wait_for_ada(directory: Path) -> dict[str, Any]:
             found = [
                 document
                 async for document in store.container(mapping).query_items(
-                    "SELECT * FROM c WHERE c.id = 'c1' AND c.email != ''"
+                    "SELECT * FROM c WHERE c.name = 'Ada Lovelace'"
                 )
             ]
             if found:

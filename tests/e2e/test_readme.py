@@ -8,7 +8,7 @@ from tests.e2e import quickstart
 
 
 def test_your_own_domain_takes_at_most_forty_lines() -> None:
-    assert len([line for line in quickstart.block("python").splitlines() if line.strip()]) <= 40
+    assert len(quickstart.block("python").splitlines()) <= 40
 
 
 def test_every_link_leads_to_a_file() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy.dialects.postgresql import JSONB
 
 from core.content import load_exact
+from core.domain.mappings import MAPPINGS
 
 if TYPE_CHECKING:
     from core.projection import Row
@@ -29,8 +30,9 @@ values: st.SearchStrategy[Any] = st.recursive(
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(texts, inner, max_size=3)),
     max_leaves=6,
 )
-names = texts.filter(lambda name: name not in {"id", "email", "accountId"} and not name.startswith(("_", "crossfeed")))
-"""Property names that are neither a key, nor the system's, nor ours."""
+_TAKEN = {mapping.alias(field) for mapping in MAPPINGS for field in mapping.model.model_fields}
+names = texts.filter(lambda name: name not in _TAKEN and not name.startswith(("_", "crossfeed")))
+"""Property names that are neither a field's of the example, nor the system's, nor ours."""
 
 contents = st.dictionaries(names, values, max_size=5).map(lambda properties: {"id": "a", **properties})
 
