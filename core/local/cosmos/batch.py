@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from core.local.cosmos import patch
+from core.local.cosmos.answers import partition_headers, write_charge
 from core.local.cosmos.errors import CosmosError, bad_request
 from core.local.cosmos.messages import Request, Response
 from core.local.cosmos.transaction import check_match
@@ -25,8 +26,6 @@ def run(request: Request, transaction: Transaction, container: Container) -> Res
     Raises:
         CosmosError: 400 for a malformed batch.
     """
-    from core.local.cosmos.documents import partition_headers, write_charge  # noqa: PLC0415 - breaks a cycle
-
     operations = _operations(request)
     results: list[dict[str, Any]] = []
     for index, operation in enumerate(operations):

@@ -6,6 +6,7 @@ from base64 import b64decode
 from typing import TYPE_CHECKING
 
 from core.local.cosmos import batch, feed, patch, queries
+from core.local.cosmos.answers import document_headers, partition_headers, read_charge, write_charge
 from core.local.cosmos.epk import MAX_EPK, MIN_EPK
 from core.local.cosmos.errors import CosmosError, bad_request, precondition_failed, too_large
 from core.local.cosmos.messages import Request, Response
@@ -191,33 +192,6 @@ def feed_partition(range_id: str | None, container: Container, minimum: str, max
     if len(partitions) != 1:
         raise bad_request("A change feed request must name one partition key range; this one spans several.")
     return partitions[0]
-
-
-def read_charge(size: int) -> float:
-    """Return the request units of reading `size` bytes."""
-    return float(max(1, -(-size // 1024)))
-
-
-def write_charge(size: int) -> float:
-    """Return the request units of writing `size` bytes."""
-    return 4.95 + 1.34 * max(1, -(-size // 1024))
-
-
-def partition_headers(partition: PhysicalPartition, container: Container) -> dict[str, str]:
-    """Return the headers that tell a client about the partition that answered."""
-    path = container.path
-    return {
-        "lsn": str(partition.lsn),
-        "x-ms-session-token": f"{partition.id}:-1#{partition.lsn}",
-        "x-ms-documentdb-partitionkeyrangeid": partition.id,
-        "x-ms-alt-content-path": path,
-        "x-ms-content-path": container.properties["_rid"],
-    }
-
-
-def document_headers(document: Document, partition: PhysicalPartition, container: Container) -> dict[str, str]:
-    """Return the headers of a response that carries a document."""
-    return {"etag": document.etag, **partition_headers(partition, container)}
 
 
 def _written(
