@@ -14,6 +14,7 @@ from core.postgres.authority import LATE_WRITE, ROGUE_WRITE
 from core.postgres.dead_letters import DeadLetter, Direction
 from core.postgres.failures import translated
 from core.postgres.guarded import quarantine_reason
+from core.postgres.held import read_held
 from core.postgres.phases import read_phase
 from outbox.clock import boot_clock
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     from core.content import Document
     from core.cosmos.publish import Publish
+    from core.mappings import Mappings
+    from core.stamp import Stamp
     from outbox.stats import RelayStats
 
 log = structlog.get_logger()
@@ -37,21 +40,27 @@ class LetterQuarantine:
 
     Args:
         engine: the database whose states are sent.
+        mappings: of everything that is sent.
         stats: where to count.
         clock: seconds that count suspend.
 
     """
 
-    def __init__(self, engine: AsyncEngine, stats: RelayStats, clock: Callable[[], float] = boot_clock) -> None:
+    def __init__(
+        self, engine: AsyncEngine, mappings: Mappings, stats: RelayStats, clock: Callable[[], float] = boot_clock
+    ) -> None:
         self._engine = engine
+        self._mappings = mappings
         self._stats = stats
         self._clock = clock
         self._asking = asyncio.Lock()
         self._open_epoch = 0
         self._asked_at = 0.0
 
-    async def untaken(self, item: Publish, found: Document) -> None:
+    async def untaken(self, item: Publish, found: Document) -> Stamp | None:
         """Keep a document in a transaction of its own; one incident is one letter, however often it is kept.
+
+        A relay that slept while others sent newer states must not put its own in the place of a foreign document.
 
         Raises:
             PrimaryMovedError: the state that is to replace it is not the primary's any more; no letter was written.
@@ -64,10 +73,14 @@ class LetterQuarantine:
         with translated(f"quarantining {identity.entity} {identity.id!r}"):
             async with self._engine.begin() as connection:
                 await _check_epoch(connection, item)
+                [held] = await read_held(connection, self._mappings.named(identity.entity), [identity])
+                if held.stamp is not None and held.stamp > item.stamp:
+                    return held.stamp
                 is_new = await dead_letters.record(connection, letter)
         if is_new:
             self._stats.quarantined += 1
             log.warning("relay.quarantined", kind=kind, entity=identity.entity, document_id=identity.id)
+        return None
 
     async def confirm(self, item: Publish) -> None:
         """Ask Postgres, unless it gave the same answer less than FRESH_S ago; many that ask at once ask once.

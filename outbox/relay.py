@@ -48,7 +48,7 @@ def open_relay(settings: Settings, mappings: Mappings, engine: AsyncEngine, stor
     """Wire a relay as the settings say. It opens nothing and closes nothing."""
     stats = RelayStats()
     sink = GuardedWriter(
-        store, mappings, LetterQuarantine(engine, stats), settings.tombstone_ttl_s, settings.relay_concurrency
+        store, mappings, LetterQuarantine(engine, mappings, stats), settings.tombstone_ttl_s, settings.relay_concurrency
     )
     return Relay(settings, mappings, engine, sink, stats)
 

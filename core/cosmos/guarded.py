@@ -211,24 +211,25 @@ class GuardedWriter:
                     return Unchanged(etag)
                 if author.origin is Origin.COSMOS:
                     # Sent before the flip, landed after, never mirrored: only its letter will tell of it.
-                    await self._keep_untaken(item, found)
-                else:
-                    await self._quarantine.confirm(item)
+                    return await self._keep_untaken(item, found) or _Seen(etag, stamp)
+                await self._quarantine.confirm(item)
                 return _Seen(etag, stamp)
             case Foreign() | Internal():
                 self._forget(item.identity)
-                await self._keep_untaken(item, found)
-                return _Seen(etag, None)
+                return await self._keep_untaken(item, found) or _Seen(etag, None)
             case other:
                 assert_never(other)
 
-    async def _keep_untaken(self, item: Publish, found: Document) -> None:
-        """Hand what Postgres never took to the quarantine, before it is replaced."""
+    async def _keep_untaken(self, item: Publish, found: Document) -> Superseded | None:
+        """Hand what Postgres never took to the quarantine, before it is replaced by the newest state there is."""
         if found["_etag"] == item.taken_etag:
             await self._quarantine.confirm(item)
-            return
-        await self._quarantine.untaken(item, found)
+            return None
+        newer = await self._quarantine.untaken(item, found)
+        if newer is not None:
+            return _superseded(item, newer)
         _log.warning("cosmos.untaken_quarantined", **_names(item))
+        return None
 
     async def _write(
         self, item: Publish, document: Document, view: _Seen | _Absent

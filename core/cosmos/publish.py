@@ -70,8 +70,12 @@ class Quarantine(Protocol):
     to refuse it with, so before either is touched Postgres is asked whether it still is primary in the same epoch.
     """
 
-    async def untaken(self, item: Publish, found: Document) -> None:
+    async def untaken(self, item: Publish, found: Document) -> Stamp | None:
         """Keep a document that Postgres never took, before `item` replaces it; again with the same one after a crash.
+
+        Returns:
+            None: it was kept. Else the stamp of a newer state that Postgres holds by now: then nothing was kept, and
+            `item` must not be written; the newer state comes with a message of its own.
 
         Whether Postgres still is primary is read afresh, after `found` was read: then `found` was written while it
         was, and If-Match refuses to replace anything that was written later.

@@ -70,7 +70,7 @@ async def test_a_relay_that_slept_through_the_delete_does_not_resurrect_the_docu
     await make_primary(engine)
     accounts = mappings.named("Account")
     stats = RelayStats()
-    sink = SleepingSink(GuardedWriter(cosmos, mappings, LetterQuarantine(engine, stats), 3600, 8))
+    sink = SleepingSink(GuardedWriter(cosmos, mappings, LetterQuarantine(engine, mappings, stats), 3600, 8))
     zombie = Relay(settings, mappings, engine, sink, stats)
     await run(engine, "INSERT INTO accounts (id) VALUES ('a')")
     sleeping = asyncio.ensure_future(zombie.drain())

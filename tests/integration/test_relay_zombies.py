@@ -40,7 +40,7 @@ class Zombie:
 
     def __init__(self, settings: Settings, mappings: Mappings, engine: AsyncEngine, store: CosmosStore) -> None:
         self.stats = RelayStats()
-        self._writer = GuardedWriter(store, mappings, LetterQuarantine(engine, self.stats), 3600, 8)
+        self._writer = GuardedWriter(store, mappings, LetterQuarantine(engine, mappings, self.stats), 3600, 8)
         self._relay = Relay(settings, mappings, engine, self, self.stats)
         self._wiring = (settings, mappings, engine, store)
         self._asleep = asyncio.Event()
@@ -103,6 +103,28 @@ async def test_a_relay_that_slept_through_the_flip_does_not_replace_what_the_new
     assert zombie.stats.quarantined == 0
 
 
+async def test_a_relay_that_slept_while_newer_states_were_sent_does_not_put_its_own_over_a_foreign_document(
+    engine: AsyncEngine, zombie: Zombie, steps: Steps
+) -> None:
+    await zombie.another().drain()
+    await run(engine, UPDATE)
+    running = await zombie.fall_asleep()
+    await run(engine, "UPDATE accounts SET display_name = 'newest' WHERE id = 'a'")
+    await zombie.another().drain()
+    await steps.watch()
+    await steps.foreign({"id": "a", "DisplayName": "rogue"})
+    rogue = await steps.current("a")
+    await zombie.wake_up(running)
+    assert await steps.current("a") == rogue
+    assert zombie.stats.quarantined == 0
+    await steps.apply(steps.history[-1:])
+    await zombie.another().drain()
+    healed = await steps.current("a")
+    assert healed is not None
+    assert healed["DisplayName"] == "newest"
+    assert len(await letters(engine)) == 1
+
+
 @pytest.mark.parametrize("last_change", [None, UPDATE, DELETE], ids=["insert", "update", "delete"])
 async def test_a_relay_that_slept_through_the_flip_does_not_create_what_the_new_primary_deleted(
     engine: AsyncEngine, zombie: Zombie, steps: Steps, last_change: str | None
@@ -156,7 +178,7 @@ async def test_creates_ask_once_in_a_while_and_updates_never(
 ) -> None:
     epoch = (await make_primary(engine)).epoch
     now = 0.0
-    quarantine = LetterQuarantine(engine, RelayStats(), clock=lambda: now)
+    quarantine = LetterQuarantine(engine, mappings, RelayStats(), clock=lambda: now)
     writer = GuardedWriter(cosmos, mappings, quarantine, 3600, 8)
     questions = Questions(engine)
     await writer.write([publish(mappings, number, epoch) for number in range(40)])
@@ -174,7 +196,9 @@ async def test_an_answer_of_another_epoch_is_no_answer(
     old = (await make_primary(engine)).epoch
     await make_primary(engine, Phase.DUAL_WRITE_COSMOS_READ)
     new = (await make_primary(engine)).epoch
-    writer = GuardedWriter(cosmos, mappings, LetterQuarantine(engine, RelayStats(), clock=lambda: 0.0), 3600, 8)
+    writer = GuardedWriter(
+        cosmos, mappings, LetterQuarantine(engine, mappings, RelayStats(), clock=lambda: 0.0), 3600, 8
+    )
     await writer.write([publish(mappings, 1, new)])
     with pytest.raises(PrimaryMovedError):
         await writer.write([publish(mappings, 2, old)])
