@@ -89,6 +89,13 @@ def is_internal(document: Document) -> bool:
     return isinstance(envelope, dict) and bool(envelope.get("kind"))
 
 
+def is_same_state(found: Document, ours: Document) -> bool:
+    """Compare two documents of one stamp; how long a tombstone lives is a setting, and may have been another once."""
+    if is_deleted(found) and is_deleted(ours):
+        return content_hash({**found, "ttl": None}) == content_hash({**ours, "ttl": None})
+    return is_deleted(found) == is_deleted(ours) and bool(found[ENVELOPE]["hash"] == ours[ENVELOPE]["hash"])
+
+
 def stamped(content: Document, stamp: Stamp, origin: Origin, *, deleted: bool = False) -> Document:
     """Return the document to store: the content plus our property.
 

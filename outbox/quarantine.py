@@ -11,9 +11,8 @@ from core.envelope import Origin, Ours, author_of
 from core.errors import PrimaryMovedError
 from core.postgres import dead_letters
 from core.postgres.authority import LATE_WRITE, ROGUE_WRITE
-from core.postgres.dead_letters import DeadLetter, Direction
+from core.postgres.dead_letters import DeadLetter, Direction, quarantine_reason
 from core.postgres.failures import translated
-from core.postgres.guarded import quarantine_reason
 from core.postgres.held import read_held
 from core.postgres.phases import read_phase
 from outbox.clock import boot_clock

@@ -30,7 +30,6 @@ from typing import TYPE_CHECKING, assert_never
 
 import structlog
 
-from core.content import ENVELOPE, content_hash
 from core.cosmos.documents import CosmosDocuments
 from core.cosmos.failures import (
     DRIVER_ERRORS,
@@ -44,7 +43,7 @@ from core.cosmos.failures import (
     failure_of,
 )
 from core.cosmos.publish import Outcome, Publish, Quarantine, Refused, Superseded, Unchanged, Written
-from core.envelope import Foreign, Internal, Origin, Ours, author_of, is_deleted, stamped
+from core.envelope import Foreign, Internal, Origin, Ours, author_of, is_same_state, stamped
 from core.errors import ConflictError, DocumentRefusedError, TransientError
 
 if TYPE_CHECKING:
@@ -206,7 +205,7 @@ class GuardedWriter:
                 if stamp > item.stamp:
                     return _superseded(item, stamp)
                 if stamp == item.stamp:
-                    if not _is_same(found, document):
+                    if not is_same_state(found, document):
                         _log.error("cosmos.one_stamp_two_contents", **_names(item))
                     return Unchanged(etag)
                 if author.origin is Origin.COSMOS:
@@ -270,13 +269,6 @@ class GuardedWriter:
 
     def _forget(self, identity: Identity) -> None:
         self._seen.pop(identity, None)
-
-
-def _is_same(found: Document, ours: Document) -> bool:
-    """Compare two documents of one stamp; how long a tombstone lives is a setting, and may have been another once."""
-    if is_deleted(found) and is_deleted(ours):
-        return content_hash({**found, "ttl": None}) == content_hash({**ours, "ttl": None})
-    return is_deleted(found) == is_deleted(ours) and bool(found[ENVELOPE]["hash"] == ours[ENVELOPE]["hash"])
 
 
 def _superseded(item: Publish, found: Stamp) -> Superseded:

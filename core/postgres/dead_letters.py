@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from core.content import content_hash
+from core.errors import DocumentRefusedError
 from core.postgres.names import KEY_DIGEST
 
 if TYPE_CHECKING:
@@ -62,6 +64,15 @@ _SETTLE = """
         AND md5(l.partition_key || l.id)::uuid = md5(done.partition_key || done.id)::uuid
         AND l.partition_key = done.partition_key AND l.id = done.id
 """
+
+
+def quarantine_reason(document: Document) -> str:
+    """Return the reason of a quarantine; the same content has the same reason, so it is healed once."""
+    try:
+        content = content_hash(document)
+    except DocumentRefusedError:
+        content = f"etag {document.get('_etag')}"
+    return f"Cosmos DB was written while Postgres is primary (content {content})"
 
 
 async def record(connection: AsyncConnection, letter: DeadLetter) -> bool:

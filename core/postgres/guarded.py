@@ -19,7 +19,7 @@ from core.errors import DocumentRefusedError, PrimaryMovedError, StoreUnavailabl
 from core.identity import Identity
 from core.postgres import dead_letters
 from core.postgres.authority import Apply, Change, Decision, Ignore, Quarantine, ReadByKey, Take, decide
-from core.postgres.dead_letters import REFUSED, DeadLetter, Direction
+from core.postgres.dead_letters import REFUSED, DeadLetter, Direction, quarantine_reason
 from core.postgres.failures import describe, driver_error, is_documents_fault
 from core.postgres.held import Held, read_held
 from core.postgres.mirrored_rows import bury, heal, put, take
@@ -239,15 +239,6 @@ async def _quarantine(batch: _Batch, change: Change, kind: str, held: Held) -> N
             log.error("mirror.not_healed", entity=batch.mapping.name, document_id=held.identity.id, why=_reason(error))  # noqa: TRY400
     batch.outcome.quarantined += 1
     log.warning("mirror.quarantined", kind=kind, entity=batch.mapping.name, document_id=change.identity.id)
-
-
-def quarantine_reason(document: Document) -> str:
-    """Return the reason of a quarantine; the same content has the same reason, so it is healed once."""
-    try:
-        content = content_hash(document)
-    except DocumentRefusedError:
-        content = f"etag {document.get('_etag')}"
-    return f"Cosmos DB was written while Postgres is primary (content {content})"
 
 
 async def _write_all(batch: _Batch, writes: list[_Write]) -> None:
