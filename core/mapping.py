@@ -12,7 +12,8 @@ from pydantic import BaseModel
 from core.content import Document, check_content, content_of
 from core.entity import Entity
 from core.errors import DocumentRefusedError, MappingError
-from core.identity import MAX_PARTITION_KEY_BYTES, Anywhere, Identity, KeyArgument, KeyPart, check_id
+from core.identity import MAX_PARTITION_KEY_BYTES, Anywhere, Identity, KeyArgument, check_id
+from core.key_path import KeyPath
 from core.projection import EXTRA_COLUMN, SPELLING_COLUMN, Projection, Row, respell, same_json
 
 if TYPE_CHECKING:
@@ -67,8 +68,9 @@ class EntityMapping(Generic[T]):
         self.unique_keys = tuple(unique_keys)
         self.children = tuple(children)
         self.projection = Projection(model, table, body)
-        self._path_segments = [self._segments(path) for path in self.paths]
-        self.key_columns = key_columns or tuple(self._key_column(path) for path in self.paths)
+        self._key_paths = [KeyPath.parse(self.name, path) for path in self.paths]
+        self._unique_paths = [KeyPath.parse(self.name, path) for path in self.unique_keys]
+        self.key_columns = key_columns or tuple(map(self._key_column, self._key_paths))
         self.child_projections = {child.field: self._child_projection(child) for child in self.children}
         self._check()
 
@@ -157,7 +159,7 @@ class EntityMapping(Generic[T]):
         if not isinstance(id_, str):
             msg = f"{self.name}: the id must be a string, not {type(id_).__name__}"
             raise DocumentRefusedError(msg)
-        return Identity.of(self.name, [self._part(document, index) for index in range(len(self.paths))], id_)
+        return Identity.of(self.name, [path.key_part(document) for path in self._key_paths], id_)
 
     def identity_of(self, partition_key: KeyArgument, id_: str) -> Identity:
         """Return the identity with this partition key, a value or a value per level.
@@ -186,10 +188,10 @@ class EntityMapping(Generic[T]):
 
         """
         row = self.projection.row(content_of(document))
-        for index, column in enumerate(self.key_columns):
-            part = self._part(document, index)
+        for path, column in zip(self._key_paths, self.key_columns, strict=True):
+            part = path.key_part(document)
             if not same_json(row.setdefault(column, part), part):
-                msg = f"{self.name}: the model reads the partition key at {self.paths[index]} as another value"
+                msg = f"{self.name}: the model reads the partition key at {path.path} as another value"
                 raise DocumentRefusedError(msg)
         for child in self.children:
             projection = self.child_projections[child.field]
@@ -230,38 +232,20 @@ class EntityMapping(Generic[T]):
     def tombstone_content(self, identity: Identity, ttl: int) -> Document:
         """Return the content of the tombstone document: the key, a TTL in seconds, unique key paths filled uniquely."""
         document: Document = {"id": identity.id, "ttl": ttl}
-        for segments, part in zip(self._path_segments, identity.parts, strict=True):
-            _put(document, segments, part)
+        for path, part in zip(self._key_paths, identity.parts, strict=True):
+            path.put(document, part)
         filler = hashlib.blake2b(f"{identity.partition_key}{identity.id}".encode(), digest_size=16).hexdigest()
-        for path in self.unique_keys:
-            _put(document, self._segments(path), f"crossfeed-deleted-{filler}")
+        for path in self._unique_paths:
+            path.put(document, f"crossfeed-deleted-{filler}")
         return document
 
     # -- checks
 
-    def _part(self, document: Mapping[str, Any], index: int) -> KeyPart:
-        value: Any = document
-        for segment in self._path_segments[index]:
-            value = value.get(segment, _MISSING) if isinstance(value, dict) else _MISSING
-        if value is _MISSING:
-            msg = f"{self.name}: the document has no partition key at {self.paths[index]}"
-            raise DocumentRefusedError(msg)
-        if not (value is None or isinstance(value, str | int | float | bool)):
-            msg = f"{self.name}: the partition key at {self.paths[index]} is no string, number, boolean or null"
-            raise DocumentRefusedError(msg)
-        return value
-
-    def _segments(self, path: str) -> list[str]:
-        segments = path.split("/")[1:]
-        if not path.startswith("/") or not all(segments):
-            self._fail(f"{path!r} is no path; it must look like '/accountId'")
-        return segments
-
-    def _key_column(self, path: str) -> str:
-        segments = self._segments(path)
-        column = self.projection.column_of(segments[0]) if len(segments) == 1 else None
+    def _key_column(self, key: KeyPath) -> str:
+        column = self.projection.column_of(key.segments[0]) if len(key.segments) == 1 else None
         if column is None:
-            self._fail(f"no column of {self.table.fullname} holds the partition key {path}; name it with key_columns=")
+            where = f"no column of {self.table.fullname} holds the partition key {key.path}"
+            self._fail(f"{where}; name it with key_columns=")
         return column
 
     def _child_projection(self, child: ChildTable) -> Projection:
@@ -283,6 +267,8 @@ class EntityMapping(Generic[T]):
     def _check(self) -> None:
         if not 1 <= len(self.paths) <= MAX_KEY_LEVELS:
             self._fail(f"a partition key has 1 to {MAX_KEY_LEVELS} levels, not {len(self.paths)}")
+        if len(self.key_columns) != len(self.paths):
+            self._fail(f"key_columns= names {len(self.key_columns)} columns for {len(self.paths)} levels of the key")
         if "id" not in self.table.columns:
             self._fail(f"table {self.table.fullname} has no column 'id'")
         if missing := [name for name in self.key_columns if name not in self.table.columns]:
@@ -306,14 +292,5 @@ class EntityMapping(Generic[T]):
         raise MappingError(msg)
 
 
-_MISSING = object()
-
-
 def _kept_empty_list(document: Document, alias: str) -> dict[str, Any]:
     return {"is": [], "was": document[alias]} if alias in document else {"is": []}
-
-
-def _put(document: Document, segments: Sequence[str], value: Any) -> None:  # noqa: ANN401 - any JSON value
-    for segment in segments[:-1]:
-        document = document.setdefault(segment, {})
-    document[segments[-1]] = value

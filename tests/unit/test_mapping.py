@@ -156,3 +156,9 @@ def test_a_number_that_is_none_is_refused_also_where_no_field_declares_it() -> N
     for value in (float("nan"), [float("inf")], {"deep": float("-inf")}):
         with pytest.raises(DocumentRefusedError):
             ACCOUNTS.document(ACCOUNTS.model.model_validate({"id": "a", "Extra": value}))
+
+
+def test_a_mapping_that_names_another_number_of_key_columns_is_refused() -> None:
+    table = sa.Table("t", sa.MetaData(), sa.Column("id", sa.Text, primary_key=True), sa.Column("a", sa.Text))
+    with pytest.raises(MappingError, match="2 columns for 1 levels"):
+        EntityMapping(Entity, table=table, container="C", partition_key="/id", key_columns=("id", "a"))
