@@ -47,7 +47,6 @@ _LOCK_IDENTITIES = """
     ) AS keys
 """
 
-
 _CHECK_DEFERRED = "DO $$ BEGIN SET CONSTRAINTS ALL IMMEDIATE; SET CONSTRAINTS ALL DEFERRED; END $$"
 
 
@@ -236,7 +235,8 @@ async def _quarantine(batch: _Batch, change: Change, kind: str, held: Held) -> N
         except DBAPIError as error:
             if not is_documents_fault(error):
                 raise
-            log.error("mirror.not_healed", entity=batch.mapping.name, document_id=held.identity.id, why=_reason(error))  # noqa: TRY400
+            names = {"entity": batch.mapping.name, "document_id": held.identity.id}
+            log.error("mirror.not_healed", **names, why=_reason(error))  # noqa: TRY400 - a traceback may quote values
     batch.outcome.quarantined += 1
     log.warning("mirror.quarantined", kind=kind, entity=batch.mapping.name, document_id=change.identity.id)
 
