@@ -4,22 +4,40 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 import pytest_asyncio
 from azure.cosmos import PartitionKey
 from azure.cosmos.aio import CosmosClient
 
 from core.local.cosmos import CosmosServer
+from tests.local_cosmos.raw import RawContainer, raw_container
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from azure.cosmos.aio import ContainerProxy, DatabaseProxy
 
+    from core.local.cosmos.faults import Faults
+
 
 @pytest_asyncio.fixture
 async def server() -> AsyncIterator[CosmosServer]:
     async with CosmosServer() as server:
         yield server
+
+
+@pytest.fixture
+def faults(server: CosmosServer) -> Faults:
+    """The faults of the server, which replay: their seed is fixed."""
+    server.faults.seed = 1
+    return server.faults
+
+
+@pytest_asyncio.fixture
+async def raw(server: CosmosServer) -> AsyncIterator[RawContainer]:
+    """A container `wire/raw` of two physical partitions by `/pk`, with TTL on, spoken to request by request."""
+    async with raw_container(server) as raw:
+        yield raw
 
 
 @pytest_asyncio.fixture
