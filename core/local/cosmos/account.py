@@ -5,13 +5,16 @@ from __future__ import annotations
 from base64 import b64encode
 from math import ceil
 from secrets import randbelow
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from core.local.cosmos.clock import Clock
 from core.local.cosmos.container import SYSTEM_KEY, Container
 from core.local.cosmos.errors import bad_request, conflict, not_found
 from core.local.cosmos.partition_key import PartitionKeyDefinition
+
+if TYPE_CHECKING:
+    from core.local.cosmos.storage.journal import Journal
 
 RU_PER_PARTITION = 6000
 RU_PER_GROWN_PARTITION = 10_000  # a partition that is there takes this much before it is split
@@ -36,24 +39,34 @@ class Database:
 
 
 class Account:
-    """Everything that one server stores; `clock` gives its time."""
+    """Everything that one server stores; `clock` gives its time.
+
+    It lives in memory. With a `journal` every change is in a file before it is seen here: what the file refuses (500)
+    has not happened.
+    """
 
     def __init__(self, clock: Clock | None = None) -> None:
         self.clock = clock or Clock()
+        self.journal: Journal | None = None
         self.databases: dict[str, Database] = {}
         self.offers: dict[str, dict[str, Any]] = {}
-        self._etag = randbelow(1 << 32) << 24
-        self._rid = randbelow(1 << 16) << 8
+        self.last_etag = randbelow(1 << 32) << 24
+        self.last_rid = randbelow(1 << 14) << 8  # of three bytes, for so many has an offer's resource id
+
+    def close(self) -> None:
+        """Close the file, if there is one; changes are refused from then on."""
+        if self.journal is not None:
+            self.journal.close()
 
     def next_etag(self, ts: int) -> str:
         """Return an entity tag, quoted, that was never used before."""
-        self._etag += 1
-        tag = self._etag
+        self.last_etag += 1
+        tag = self.last_etag
         return f'"{tag >> 24 & 0xFFFFFFFF:08x}-0000-0000-0000-{tag & 0xFFFFFF:06x}{ts & 0xFFFFFFFF:08x}00"'
 
     def _next_rid(self) -> int:
-        self._rid += 1
-        return self._rid
+        self.last_rid += 1
+        return self.last_rid
 
     def database(self, name: str) -> Database:
         """Return a database by name or resource id.
@@ -98,9 +111,13 @@ class Account:
         properties: dict[str, Any] = {"id": name, "_rid": rid, "_self": f"dbs/{rid}/"}
         properties |= {"_etag": self._stamp(), "_colls": "colls/", "_users": "users/", "_ts": int(self.clock.now())}
         database = Database(name, rid_bytes, properties)
+        granted = throughput is not None or autopilot is not None
+        offer = self._offer(properties, throughput, autopilot) if granted else None
+        if self.journal is not None:
+            self.journal.database_created(database, offer)
         self.databases[name] = database
-        if throughput is not None or autopilot is not None:
-            self.offer(properties, throughput, autopilot)
+        if offer is not None:
+            self.offers[database.rid] = offer
         return database
 
     def delete_database(self, name: str) -> None:
@@ -110,10 +127,12 @@ class Account:
             CosmosError: 404 if there is none.
         """
         database = self.database(name)
-        for container in list(database.containers):
-            self.delete_container(name, container)
+        if self.journal is not None:
+            self.journal.database_deleted(database)
         del self.databases[database.name]
         self.offers.pop(database.rid, None)
+        for container in database.containers.values():
+            self.offers.pop(container.properties["_rid"], None)
 
     def create_container(
         self, database: str, body: dict[str, Any], throughput: int | None, autopilot: dict[str, Any] | None
@@ -137,11 +156,20 @@ class Account:
         shared = throughput is None and autopilot is None and owner.rid in self.offers
         budget = int(autopilot["maxThroughput"]) if autopilot else throughput or DEFAULT_THROUGHPUT
         container = Container(properties, rid_bytes, link, max(1, ceil(budget / RU_PER_PARTITION)), self.clock)
-        container.path = f"dbs/{quote(owner.name)}/colls/{quote(name)}"
-        owner.containers[name] = container
-        if not shared:
-            self.offer(properties, throughput, autopilot)
+        offer = None if shared else self._offer(properties, throughput, autopilot)
+        if self.journal is not None:
+            self.journal.container_created(container, offer)
+        self.adopt(container, owner)
+        if offer is not None:
+            self.offers[rid] = offer
         return container
+
+    def adopt(self, container: Container, owner: Database) -> None:
+        """Make a container, which is in the file if there is one, part of a database."""
+        name = container.properties["id"]
+        container.path = f"dbs/{quote(owner.name)}/colls/{quote(name)}"
+        container.journal = self.journal
+        owner.containers[name] = container
 
     def replace_container(self, database: str, name: str, body: dict[str, Any]) -> Container:
         """Change the TTL and the indexing policy of a container.
@@ -150,6 +178,7 @@ class Account:
             CosmosError: 400 if something else would change, 404 if there is no such container.
         """
         container = self.container(database, name)
+        container.expire()  # by the rules of until now
         old = container.properties
         if checked_name(body) != old["id"]:
             raise bad_request("The id of a container cannot change.")
@@ -169,18 +198,22 @@ class Account:
             CosmosError: 404 if there is none.
         """
         container = self.container(database, name)
+        if self.journal is not None:
+            self.journal.container_deleted(container)
         del self.database(database).containers[container.properties["id"]]
         self.offers.pop(container.properties["_rid"], None)
 
-    def offer(self, resource: dict[str, Any], throughput: int | None, autopilot: dict[str, Any] | None) -> None:
-        """Record the throughput (RU/s), manual or autoscale, of a database or container."""
+    def _offer(
+        self, resource: dict[str, Any], throughput: int | None, autopilot: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        """Return the offer that grants throughput (RU/s), manual or autoscale, to a database or container."""
         rid = encode_rid(self._next_rid().to_bytes(3, "big"))
         content: dict[str, Any] = {"offerThroughput": throughput or DEFAULT_THROUGHPUT}
         content |= {"offerIsRUPerMinuteThroughputEnabled": False}
         if autopilot:
             content["offerThroughput"] = int(autopilot["maxThroughput"]) // 10
             content["offerAutopilotSettings"] = {"tier": 0, "maximumTierThroughput": 0, **autopilot}
-        self.offers[resource["_rid"]] = {
+        return {
             "resource": resource["_self"],
             "offerType": "Invalid",
             "offerResourceId": resource["_rid"],
@@ -194,12 +227,14 @@ class Account:
         }
 
     def change_offer(self, offer: dict[str, Any], content: dict[str, Any]) -> None:
-        """Replace the throughput that an offer grants; partitions that cannot serve it are split."""
-        offer["content"] = {**offer["content"], **content}
-        offer["_etag"] = self._stamp()
-        offer["_ts"] = int(self.clock.now())
-        settings = offer["content"].get("offerAutopilotSettings")
-        budget = int(settings["maxThroughput"] if settings else offer["content"]["offerThroughput"])
+        """Replace the throughput that an offer grants, None takes away; partitions that cannot serve it are split."""
+        granted = {name: value for name, value in {**offer["content"], **content}.items() if value is not None}
+        changed = {**offer, "content": granted, "_etag": self._stamp(), "_ts": int(self.clock.now())}
+        if self.journal is not None:
+            self.journal.offer_changed(changed)
+        offer.update(changed)
+        settings = granted.get("offerAutopilotSettings")
+        budget = int(settings["maxThroughput"] if settings else granted["offerThroughput"])
         for database in self.databases.values():
             for container in database.containers.values():
                 if container.properties["_rid"] == offer["offerResourceId"]:

@@ -6,16 +6,21 @@ import heapq
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from core.local.cosmos.epk import HASH_SPACE_V2, MAX_EPK, MIN_EPK, even_boundaries
 from core.local.cosmos.errors import bad_request, gone
 from core.local.cosmos.partition import Change, Document, PhysicalPartition
 from core.local.cosmos.partition_key import PartitionKeyDefinition
-from core.local.cosmos.values import split_path
+from core.local.cosmos.sql.computed import checked
+from core.local.cosmos.unique_keys import unique_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from core.local.cosmos.clock import Clock
+    from core.local.cosmos.sql.computed import Computed
+    from core.local.cosmos.storage.journal import Journal
 
 DEFAULT_INDEXING: dict[str, Any] = {
     "indexingMode": "consistent",
@@ -32,53 +37,66 @@ class Container:
     def __init__(self, properties: dict[str, Any], rid_bytes: bytes, self_link: str, ranges: int, clock: Clock) -> None:
         self.clock = clock
         self.rid_bytes = rid_bytes
+        self.number = int.from_bytes(rid_bytes[4:], "big") & 0x7FFFFFFF  # no other container of the account has it
         self.self_link = self_link
         self.path = ""
         self.key_definition = PartitionKeyDefinition(properties.get("partitionKey") or SYSTEM_KEY)
-        self.unique_keys = _unique_keys(properties)
+        self.unique_keys = unique_keys(properties)
         self.default_ttl: int | None = None
         # Kept from the first all-versions request on: nobody can ask for what came before it.
         self.keeps_history = False
+        self._current = self  # what a copy, which shows the past, is of
+        self.journal: Journal | None = None  # the file that keeps what is here, if there is one
         self.properties: dict[str, Any] = {}
+        self.computed: Computed = ()
         self.configure(properties)
-        self._last_rid = 0
-        self._next_range = ranges
-        self._expiring: list[tuple[float, int, Document]] = []
-        self._watched = 0
+        self.last_rid = 0
+        self.next_range = ranges
+        self._expiring: list[tuple[float, str, int]] = []  # when, and which document by its key and number
         bounds = even_boundaries(ranges, self.key_definition.kind, self.key_definition.version)
-        self.partitions = [PhysicalPartition(str(i), bounds[i], bounds[i + 1]) for i in range(ranges)]
+        self.arrange([PhysicalPartition(str(i), bounds[i], bounds[i + 1]) for i in range(ranges)])
         self.generation = 1
-        self._index()
 
-    def _index(self) -> None:
-        self._minima = [partition.minimum for partition in self.partitions]
-        self._by_id = {partition.id: partition for partition in self.partitions}
+    def arrange(self, partitions: list[PhysicalPartition]) -> None:
+        """Replace the physical partitions by others, which together hold every key, in the order of their ranges."""
+        self.partitions = partitions
+        self._minima = [partition.minimum for partition in partitions]
+        self._by_id = {partition.id: partition for partition in partitions}
 
     def configure(self, properties: dict[str, Any]) -> None:
-        """Take over what may change in a container's life: TTL and indexing.
+        """Take over what may change in a container's life: TTL, indexing, computed properties.
 
         Raises:
-            CosmosError: 400 for a TTL that is not allowed.
+            CosmosError: 400 for a TTL, an indexing policy or a computed property that is not allowed, 500 if they
+                could not be stored.
         """
-        self.default_ttl = valid_ttl(properties["defaultTtl"]) if properties.get("defaultTtl") is not None else None
-        self.properties = dict(properties)
-        self.properties["indexingPolicy"] = _indexing(properties.get("indexingPolicy"))
-        self.properties.setdefault("partitionKey", SYSTEM_KEY)
-        self.properties.setdefault("conflictResolutionPolicy", _LAST_WRITER_WINS)
-        self.properties.setdefault("geospatialConfig", {"type": "Geography"})
+        default_ttl = valid_ttl(properties["defaultTtl"]) if properties.get("defaultTtl") is not None else None
+        complete = {**properties, "indexingPolicy": _indexing(properties.get("indexingPolicy"))}
+        computed = checked(properties.get("computedProperties") or [])
+        complete.setdefault("partitionKey", SYSTEM_KEY)
+        complete.setdefault("conflictResolutionPolicy", _LAST_WRITER_WINS)
+        complete.setdefault("geospatialConfig", {"type": "Geography"})
+        if self.journal is not None:
+            self.journal.container_changed(self, complete)
+        self.default_ttl, self.properties, self.computed = default_ttl, complete, computed
 
     def restart_expiry(self) -> None:
         """Compute when each document expires, after the container's TTL has changed."""
         self._expiring = []
-        for partition in self.partitions:
-            for document in partition.by_rid.values():
-                document.expires = self.expiry(document.body, document.ts)
-                self.watch(document)
+        if self.default_ttl is None:
+            for document in self.documents():
+                document.expires = None
+            return
+        for document in self.documents():
+            # One that is not allowed was written while the container had no TTL, when nobody looked at it.
+            own = orjson.loads(document.raw).get("ttl") if b'"ttl":' in document.raw else None
+            document.expires = self.expiry({"ttl": own} if _is_ttl(own) else {}, document.ts)
+            self.watch(document)
 
     def next_rid(self) -> int:
         """Return the number of the next document; numbers grow and are never used again."""
-        self._last_rid += 1
-        return self._last_rid
+        self.last_rid += 1
+        return self.last_rid
 
     def expiry(self, body: dict[str, Any], ts: int) -> float | None:
         """Return when a document written at `ts` expires (seconds since the epoch), None for never.
@@ -95,24 +113,59 @@ class Container:
         """Expire a committed document when its time comes."""
         if document.expires is None:
             return
-        self._watched += 1
-        heapq.heappush(self._expiring, (document.expires, self._watched, document))
+        heapq.heappush(self._expiring, (document.expires, document.epk, document.rid))
         if len(self._expiring) > 2 * sum(len(p.by_rid) for p in self.partitions) + 1024:
-            self._expiring = [entry for entry in self._expiring if entry[2].live]
+            self._expiring = [(d.expires, d.epk, d.rid) for d in self.documents() if d.expires is not None]
             heapq.heapify(self._expiring)
 
     def expire(self) -> None:
-        """Delete the documents whose time has come."""
+        """Delete the documents whose time has come.
+
+        Raises:
+            CosmosError: 500 if that could not be stored.
+        """
         if not self._expiring:
             return
         now = self.clock.now()
         while self._expiring and self._expiring[0][0] <= now:
-            document = heapq.heappop(self._expiring)[2]
-            if document.live:
-                partition = self.partition_of(document.epk)
+            _, epk, rid = self._expiring[0]
+            partition = self.partition_of(epk)
+            document = partition.by_rid.get(rid)
+            if document is not None and document.expires is not None and document.expires <= now:
                 change = Change(document, None, ttl_expired=True)
                 partition.put(change)
-                partition.commit([change], now, keep_history=self.keeps_history)
+                try:
+                    self.commit(partition, [change], now)
+                except BaseException:
+                    partition.revert(change)
+                    raise
+            heapq.heappop(self._expiring)
+
+    def commit(self, partition: PhysicalPartition, changes: list[Change], now: float) -> int:
+        """Store applied changes, then show them under one new LSN and return it: the only way documents change.
+
+        Raises:
+            CosmosError: 500 if they could not be stored; nothing was committed, and the caller reverts them.
+        """
+        trimmed = partition.trim_history()
+        if self.journal is not None:
+            self.journal.documents_changed(self, partition, changes, now, trimmed=trimmed)
+        lsn = partition.commit(changes, now, keep_history=self.keeps_history)
+        for change in changes:
+            if change.new is not None and change.new.expires is not None:
+                self.watch(change.new)
+        return lsn
+
+    def keep_history(self) -> None:
+        """Keep every change from now on for the feed of all versions and deletes.
+
+        Raises:
+            CosmosError: 500 if that could not be stored.
+        """
+        if not self._current.keeps_history:
+            if self.journal is not None:
+                self.journal.history_kept(self)
+            self._current.keeps_history = True
 
     def partition_of(self, epk: str) -> PhysicalPartition:
         """Return the physical partition that an effective partition key belongs to."""
@@ -148,22 +201,23 @@ class Container:
         """Split a physical partition in two at `boundary` (its middle by default) and return the children.
 
         Raises:
-            CosmosError: 410 for an unknown range, 400 for a boundary outside of it.
+            CosmosError: 410 for an unknown range, 400 for a boundary outside of it, 500 if it could not be stored.
         """
         parent = self.partition_by_id(range_id)
         cut = middle(parent, self.key_definition) if boundary is None else boundary
         if not parent.minimum < cut < parent.maximum:
             message = f"{cut!r} does not split the partition key range {range_id}."
             raise bad_request(message)
-        first, second = str(self._next_range), str(self._next_range + 1)
-        self._next_range += 2
+        first, second = str(self.next_range), str(self.next_range + 1)
         children = [parent.child(first, parent.minimum, cut), parent.child(second, cut, parent.maximum)]
-        position = self.partitions.index(parent)
-        self.partitions[position : position + 1] = children
-        self.generation += 1
         for child in children:
-            child.generation = self.generation
-        self._index()
+            child.generation = self.generation + 1
+        if self.journal is not None:
+            self.journal.partitions_replaced(self, [parent], children)
+        self.generation += 1
+        self.next_range += len(children)
+        position = self.partitions.index(parent)
+        self.arrange([*self.partitions[:position], *children, *self.partitions[position + 1 :]])
         return children
 
 
@@ -186,13 +240,17 @@ def valid_ttl(ttl: object) -> int:
     Raises:
         CosmosError: 400 if it is neither -1 nor a positive 32-bit integer.
     """
-    if isinstance(ttl, int) and not isinstance(ttl, bool) and (ttl == -1 or 0 < ttl <= MAX_TTL):
+    if isinstance(ttl, int) and _is_ttl(ttl):
         return ttl
     message = (
         f"The input ttl '{ttl}' is invalid. Ensure to provide a nonzero positive integer less than or equal to "
         f"'{MAX_TTL}', or '-1' which means never expire."
     )
     raise bad_request(message)
+
+
+def _is_ttl(ttl: object) -> bool:
+    return isinstance(ttl, int) and not isinstance(ttl, bool) and (ttl == -1 or 0 < ttl <= MAX_TTL)
 
 
 def _indexing(policy: object) -> dict[str, Any]:
@@ -204,11 +262,20 @@ def _indexing(policy: object) -> dict[str, Any]:
     complete = {**policy, "indexingMode": mode, "automatic": policy.get("automatic", True)}
     if mode == "none":
         return complete
-    complete["includedPaths"] = policy.get("includedPaths") or DEFAULT_INDEXING["includedPaths"]
-    excluded = list(policy.get("excludedPaths") or [])
+    complete["includedPaths"] = _paths(policy, "includedPaths") or DEFAULT_INDEXING["includedPaths"]
+    excluded = _paths(policy, "excludedPaths")
     etag = DEFAULT_INDEXING["excludedPaths"][0]
     complete["excludedPaths"] = excluded if etag in excluded else [*excluded, etag]
     return complete
+
+
+def _paths(policy: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    paths = policy.get(name) or []
+    if not isinstance(paths, list) or not all(isinstance(p, dict) and isinstance(p.get("path"), str) for p in paths):
+        message = f"The {name} of the indexing policy are not valid."
+        raise bad_request(message)
+    # Old clients name kinds of index; a path is indexed or it is not.
+    return [{key: value for key, value in path.items() if key != "indexes"} for path in paths]
 
 
 _LAST_WRITER_WINS = {"mode": "LastWriterWins", "conflictResolutionPath": "/_ts", "conflictResolutionProcedure": ""}
@@ -220,14 +287,3 @@ SYSTEM_KEY: dict[str, Any] = {"paths": ["/_partitionKey"], "kind": "Hash", "vers
 def _width(partition: PhysicalPartition) -> int:
     low = int((partition.minimum or "0").ljust(32, "0")[:32], 16)
     return (HASH_SPACE_V2 if partition.maximum == MAX_EPK else int(partition.maximum.ljust(32, "0")[:32], 16)) - low
-
-
-def _unique_keys(properties: dict[str, Any]) -> list[list[tuple[str, ...]]]:
-    policy = properties.get("uniqueKeyPolicy")
-    if not policy:
-        return []
-    keys = policy.get("uniqueKeys") if isinstance(policy, dict) else None
-    if not isinstance(keys, list) or not all(isinstance(k, dict) and isinstance(k.get("paths"), list) for k in keys):
-        message = "The unique key policy is not valid."
-        raise bad_request(message)
-    return [[split_path(str(path)) for path in key["paths"]] for key in keys]

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from copy import copy
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+
+    from core.local.cosmos.faults.past import Past
 
 COMPACT_MINIMUM = 1024
+COMPACT_BYTES = 16 * 1024 * 1024
 HISTORY_LIMIT = 50_000
+HISTORY_BYTES = 64 * 1024 * 1024
 _lsn_of = attrgetter("lsn")
 
 
@@ -80,12 +85,17 @@ class HistoryEntry:
         self.old = change.old.raw if change.old is not None else None
         self.previous_lsn = change.old.lsn if change.old is not None else 0
 
+    @property
+    def size(self) -> int:
+        """The bytes of the JSON that it shows."""
+        return len(self.new or b"") + len(self.old or b"")
+
 
 class PhysicalPartition:
     """A range `[minimum, maximum)` of effective partition keys, its documents and the log of their latest versions.
 
-    The log holds each live document once, ordered by LSN; superseded entries are dropped when they outnumber the
-    live ones, so that memory follows the number of documents and not the number of writes.
+    The log holds each live document once, ordered by LSN; superseded entries are dropped when they outnumber or
+    outweigh the live ones, so that memory follows the documents and not the number of writes.
     """
 
     def __init__(self, id: str, minimum: str, maximum: str, parents: tuple[str, ...] = (), *, lsn: int = 1) -> None:  # noqa: A002
@@ -102,7 +112,10 @@ class PhysicalPartition:
         self._rids: list[int] = []
         self.log: list[Document] = []
         self.history: list[HistoryEntry] = []
+        self._history_size = 0
         self.size = 0
+        self._superseded = 0  # bytes in the log
+        self.past: Past | None = None  # what older states are made from, while replicas are to be behind
 
     def get(self, key: bytes, id: str) -> Document | None:  # noqa: A002
         """Return the stored version of a document, expired or not."""
@@ -147,6 +160,7 @@ class PhysicalPartition:
         for change in changes:
             if change.old is not None:
                 change.old.live = False
+                self._superseded += len(change.old.raw)
         for change in changes:
             document = change.new
             if document is not None:
@@ -154,8 +168,12 @@ class PhysicalPartition:
                 if document.live:
                     self.log.append(document)
         self._record(changes, now, keep=keep_history)
-        if len(self.log) > 2 * len(self.by_rid) + COMPACT_MINIMUM:
+        if self.past is not None:
+            self.past.record(self.lsn, now, changes)
+        many = len(self.log) > 2 * len(self.by_rid) + COMPACT_MINIMUM
+        if many or self._superseded > self.size + COMPACT_BYTES:
             self.log = [document for document in self.log if document.live]
+            self._superseded = 0
         if len(self._rids) > 2 * len(self.by_rid) + COMPACT_MINIMUM:
             self._rids = [rid for rid in self._rids if rid in self.by_rid]
         return self.lsn
@@ -167,10 +185,25 @@ class PhysicalPartition:
         for change in changes:
             shown = change.new or change.old
             if shown is not None:
-                self.history.append(HistoryEntry(change, shown, self.lsn, now))
-        if len(self.history) > 2 * HISTORY_LIMIT:
-            self.history_start = self.history[-HISTORY_LIMIT - 1].lsn
-            self.history = [entry for entry in self.history if entry.lsn > self.history_start]
+                self.remember_change(HistoryEntry(change, shown, self.lsn, now))
+
+    def remember_change(self, entry: HistoryEntry) -> None:
+        """Keep the newest change for the feed of all versions and deletes."""
+        self.history.append(entry)
+        self._history_size += entry.size
+
+    def trim_history(self) -> bool:
+        """Drop older changes if there are twice as many, or twice the bytes, as are kept, and say whether it did."""
+        if len(self.history) <= 2 * HISTORY_LIMIT and self._history_size <= 2 * HISTORY_BYTES:
+            return False
+        first, kept = len(self.history), 0
+        while first > 0 and len(self.history) - first < HISTORY_LIMIT and kept < HISTORY_BYTES:
+            first -= 1
+            kept += self.history[first].size
+        self.history_start = self.history[first - 1].lsn
+        self.history = [entry for entry in self.history if entry.lsn > self.history_start]
+        self._history_size = sum(entry.size for entry in self.history)
+        return True
 
     def scan(self, after: int = 0) -> Iterator[Document]:
         """Iterate over the documents with a number above `after`, in the order of their creation."""
@@ -200,9 +233,52 @@ class PhysicalPartition:
         """Return a new partition with the part of this one's documents and log that lies in `[minimum, maximum)`."""
         child = PhysicalPartition(id, minimum, maximum, (*self.parents, self.id), lsn=self.lsn)
         child.history_start = self.history_start
-        for document in self.scan():
-            if child.covers(document.epk):
-                child._remember(document)
-        child.log = [document for document in self.log if document.live and child.covers(document.epk)]
-        child.history = [entry for entry in self.history if child.covers(entry.document.epk)]
+        child.load([document for document in self.log if document.live and child.covers(document.epk)])
+        for entry in self.history:
+            if child.covers(entry.document.epk):
+                child.remember_change(entry)
+        if self.past is not None:
+            child.past = self.past.part(child.covers)
         return child
+
+    def earlier(self, changes: Iterable[Change], lsn: int, now: float) -> PhysicalPartition:
+        """Return what this partition was at an earlier `lsn`, without what has expired by `now`, to be read only.
+
+        `changes` are all those since, newest first. This partition and its documents stay as they are.
+        """
+        past = PhysicalPartition(self.id, self.minimum, self.maximum, self.parents, lsn=lsn)
+        past.logical, past.by_rid = dict(self.logical), dict(self.by_rid)
+        copied: set[bytes] = set()
+        returned: dict[int, Document] = {}
+        for change in changes:
+            for document in (change.old, change.new):
+                if document is not None and document.key not in copied:
+                    copied.add(document.key)
+                    if document.key in past.logical:
+                        past.logical[document.key] = dict(past.logical[document.key])
+            past.revert(change)
+            if change.old is not None:
+                returned[change.old.rid] = change.old
+        alive: list[Document] = []
+        for document in returned.values():
+            if past.by_rid.get(document.rid) is not document:
+                continue
+            restored = None
+            if document.expires is None or document.expires > now:
+                restored = copy(document)
+                restored.live = True
+                alive.append(restored)
+            past.put(Change(document, restored))
+        past._rids = sorted(past.by_rid)
+        kept = [document for document in self.log if document.live and document.lsn <= lsn]
+        past.log = sorted([*kept, *alive], key=_lsn_of)
+        past.history = self.history[: bisect_right(self.history, lsn, key=_lsn_of)]
+        past.history_start = min(self.history_start, lsn)
+        return past
+
+    def load(self, documents: list[Document]) -> None:
+        """Take over committed documents, in the order of their LSNs, into a partition that has none."""
+        for document in documents:
+            self._remember(document)
+        self._rids = sorted(self.by_rid)
+        self.log = documents

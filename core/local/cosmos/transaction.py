@@ -10,7 +10,8 @@ import orjson
 from core.local.cosmos.errors import bad_request, conflict, not_found, precondition_failed, too_large
 from core.local.cosmos.partition import Change, Document
 from core.local.cosmos.partition_key import canonical
-from core.local.cosmos.values import UNDEFINED, exact, walk
+from core.local.cosmos.unique_keys import unique_values
+from core.local.cosmos.values import exact
 
 if TYPE_CHECKING:
     from core.local.cosmos.account import Account
@@ -29,12 +30,11 @@ class Transaction:
     Operations raise CosmosError: 400, 404, 409, 412, 413 as Cosmos DB answers them. After an error call `rollback`.
     """
 
-    __slots__ = ("_account", "_changes", "_container", "_key", "epk", "key", "now", "partition")
+    __slots__ = ("_account", "_changes", "_container", "epk", "key", "now", "partition")
 
     def __init__(self, account: Account, container: Container, key: PartitionKeyValue) -> None:
         self._account = account
         self._container = container
-        self._key = key
         self.key = canonical(key)
         self.epk = container.key_definition.epk(key)
         self.partition = container.partition_of(self.epk)
@@ -84,13 +84,17 @@ class Transaction:
         self._changes.append(change)
 
     def commit(self) -> int:
-        """Make the changes visible under one new LSN and return it; without changes the current one."""
+        """Make the changes visible under one new LSN and return it; without changes the current one.
+
+        If they cannot be stored (500), they are undone.
+        """
         if not self._changes:
             return self.partition.lsn
-        lsn = self.partition.commit(self._changes, self.now, keep_history=self._container.keeps_history)
-        for change in self._changes:
-            if change.new is not None and change.new.expires is not None:
-                self._container.watch(change.new)
+        try:
+            lsn = self._container.commit(self.partition, self._changes, self.now)
+        except BaseException:
+            self.rollback()
+            raise
         self._changes = []
         return lsn
 
@@ -103,7 +107,8 @@ class Transaction:
     def _put(self, old: Document | None, body: dict[str, Any]) -> Document:
         container = self._container
         key = container.key_definition.of_document(body)
-        if key != self._key and canonical(key) != self.key:
+        # Compared as bytes: to Python, 1 is equal to true.
+        if canonical(key) != self.key:
             raise bad_request(
                 "PartitionKey extracted from document doesn't match the one specified in the header.", 1001
             )
@@ -133,19 +138,12 @@ class Transaction:
         return document
 
     def _unique_values(self, body: dict[str, Any], old: Document | None) -> tuple[tuple[object, ...], ...]:
-        found = []
-        for index, paths in enumerate(self._container.unique_keys):
-            values = tuple([_unique_value(walk(body, path)) for path in paths])
+        found = unique_values(self._container.unique_keys, body)
+        for index, values in enumerate(found):
             owner = self.partition.unique.get((self.key, index, values))
             if owner is not None and owner is not old:
                 raise conflict("Unique index constraint violation.")
-            found.append(values)
-        return tuple(found)
-
-
-def _unique_value(value: object) -> object:
-    # A missing value counts as null, as documented.
-    return b"null" if value is UNDEFINED else orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+        return found
 
 
 def checked_id(body: dict[str, Any]) -> str:
