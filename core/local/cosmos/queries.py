@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from time import time
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from core.local.cosmos.errors import bad_request
 from core.local.cosmos.messages import Request, Response, json_response
+from core.local.cosmos.sql.computed import compile_computed
+from core.local.cosmos.sql.evaluate import CONTEXT
 from core.local.cosmos.sql.filters import partition_key_of
-from core.local.cosmos.sql.paging import collected, decode, streamed
+from core.local.cosmos.sql.paging import MAX_TOKEN_BYTES, Reading, decode
+from core.local.cosmos.sql.parser import too_deep
 from core.local.cosmos.sql.plan import query_plan
 from core.local.cosmos.sql.program import Program, compile_query
+from core.local.cosmos.sql.rules import check_order
+from core.local.cosmos.sql.signature import Context
 from core.local.cosmos.targets import Target, check_session, logical_partition, target_of
 
 if TYPE_CHECKING:
     from core.local.cosmos.container import Container
+    from core.local.cosmos.sql.computed import Computed
 
 DEFAULT_PAGE = 100
 NO_LIMIT = 1 << 30
@@ -45,7 +52,22 @@ def run(request: Request, container: Container) -> Response:
     Raises:
         CosmosError: 400 for a query that is not valid or would need the cross-partition header.
     """
-    program, environment = _program(request.json_object())
+    program, environment = _program(request.json_object(), container)
+    target = _target(request, program, environment, container)
+    return _answer(request, program, environment, target, container)
+
+
+def reads(request: Request, container: Container) -> Target:
+    """Return what a query would read.
+
+    Raises:
+        CosmosError: 400 for a query that is refused.
+    """
+    return _target(request, *_program(request.json_object(), container), container)
+
+
+def _target(request: Request, program: Program, environment: dict[str, Any], container: Container) -> Target:
+    check_order(program.query, container.properties["indexingPolicy"])
     target = target_of(request, container)
     if not target.scoped:
         allowed = request.flag("x-ms-documentdb-query-enablecrosspartition")
@@ -56,7 +78,7 @@ def run(request: Request, container: Container) -> Response:
             target = logical_partition(key, container)
         elif not allowed:
             raise bad_request(CROSS_PARTITION)
-    return _answer(request, program, environment, target, container)
+    return target
 
 
 def read_all(request: Request, container: Container) -> Response:
@@ -65,7 +87,8 @@ def read_all(request: Request, container: Container) -> Response:
     Raises:
         CosmosError: 400 for a continuation that is not valid.
     """
-    return _answer(request, compile_query("SELECT * FROM c"), {}, target_of(request, container), container)
+    program, environment = compile_query("SELECT * FROM c"), _environment(container.clock.now())
+    return _answer(request, program, environment, target_of(request, container), container)
 
 
 def _answer(
@@ -74,8 +97,12 @@ def _answer(
     for partition in target.partitions:
         check_session(request, partition)
     resume = decode(request.headers.get("x-ms-continuation"))
-    answer = streamed if program.streams else collected
-    page = answer(program, environment, target, page_size(request), resume)
+    limit = request.number("x-ms-documentdb-responsecontinuationtokenlimitinkb")
+    token_bytes = 2 * MAX_TOKEN_BYTES if limit is None or limit < 1 else limit * 1024
+    try:
+        page = Reading(program, environment, target, page_size(request), resume, token_bytes).page()
+    except RecursionError as error:
+        raise too_deep() from error
     count = str(len(page.rows))
     rid = container.properties["_rid"]
     body = orjson.dumps({"_rid": rid, "Documents": page.rows, "_count": len(page.rows)})
@@ -121,13 +148,23 @@ def _index_metrics(container: Container) -> str:
     return b64encode(orjson.dumps(metrics)).decode()
 
 
-def _program(body: dict[str, Any]) -> tuple[Program, dict[str, Any]]:
+def _environment(now: float) -> dict[str, Any]:
+    return {CONTEXT: Context(int(now * 10_000_000))}
+
+
+def _program(body: dict[str, Any], container: Container | None = None) -> tuple[Program, dict[str, Any]]:
     text, parameters = body.get("query"), body.get("parameters") or []
     if not isinstance(text, str):
         raise bad_request("The request lacks the text of its query.")
     if not isinstance(parameters, list) or not all(isinstance(p, dict) and "name" in p for p in parameters):
         raise bad_request("The parameters of the query are not valid.")
-    return compile_query(text), {str(p["name"]): p.get("value") for p in parameters}
+    computed: Computed = container.computed if container is not None else ()
+    program = compile_computed(text, computed) if computed else compile_query(text)
+    environment = {str(p["name"]): p.get("value") for p in parameters}
+    for name in sorted(program.parameters - environment.keys()):
+        message = f"The parameter {name} has no value."
+        raise bad_request(message)
+    return program, environment | _environment(time() if container is None else container.clock.now())
 
 
 def plan(request: Request, container: Container) -> Response:
@@ -136,10 +173,15 @@ def plan(request: Request, container: Container) -> Response:
     Raises:
         CosmosError: 400 for a query that is not valid.
     """
-    program, environment = _program(request.json_object())
+    program, environment = _program(request.json_object(), container)
+    check_order(program.query, container.properties["indexingPolicy"])
     key = partition_key_of(program.query, environment, container.key_definition.paths)
     epk = None if key is None else container.key_definition.epk(key)
-    return json_response(200, query_plan(program, environment, epk), {"x-ms-alt-content-path": container.path})
+    try:
+        answer = query_plan(program, environment, epk)
+    except RecursionError as error:
+        raise too_deep() from error
+    return json_response(200, answer, {"x-ms-alt-content-path": container.path})
 
 
 def filter_resources(body: dict[str, Any], items: list[dict[str, Any]]) -> list[Any]:
@@ -158,4 +200,4 @@ def holds(condition: str, document: dict[str, Any]) -> bool:
     Raises:
         CosmosError: 400 for a condition that is not valid.
     """
-    return bool(compile_query(f"SELECT * {condition}").rows({}, (document,)))
+    return bool(compile_query(f"SELECT * {condition}").rows(_environment(time()), (document,)))

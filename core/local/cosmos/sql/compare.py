@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from core.local.cosmos.values import UNDEFINED
 
-_SCALARS = (str, int, float)
+NUMBER: Final = 3
+LAST_SCALAR: Final = 4
+_EXACT = 1 << 64  # whole numbers up to here are written to JSON digit by digit
 
 
 def type_rank(value: object) -> int:
@@ -17,7 +19,7 @@ def type_rank(value: object) -> int:
     if kind is str:
         return 4
     if kind is int or kind is float:
-        return 3
+        return NUMBER
     if kind is bool:
         return 2
     if value is None:
@@ -27,13 +29,18 @@ def type_rank(value: object) -> int:
     return 5 if kind is list else 6
 
 
+def is_number(value: object) -> bool:
+    """Say whether a value is a number; a boolean is none."""
+    return type(value) is int or type(value) is float
+
+
 def sort_key(value: Any) -> tuple[int, Any]:  # noqa: ANN401 - JSON
     """Return a key that orders values of any type."""
     rank = type_rank(value)
-    if 2 <= rank <= 4:  # noqa: PLR2004 - boolean, number, string
+    if 2 <= rank <= LAST_SCALAR:  # noqa: PLR2004 - boolean, number, string
         return rank, value
-    if rank >= 5:  # noqa: PLR2004 - array, object
-        return rank, orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+    if rank > LAST_SCALAR:
+        return rank, canonical(value).decode()
     return rank, 0
 
 
@@ -46,7 +53,7 @@ def equal(left: Any, right: Any) -> bool:  # noqa: ANN401 - JSON
         if kind is dict:
             return left.keys() == right.keys() and all(equal(value, right[name]) for name, value in left.items())
         return bool(left == right)
-    return type_rank(left) == type_rank(right) == 3 and left == right  # noqa: PLR2004 - numbers
+    return is_number(left) and is_number(right) and left == right
 
 
 def canonical(value: object) -> bytes:
@@ -57,10 +64,11 @@ def canonical(value: object) -> bytes:
 
 
 def _normal(value: Any) -> object:  # noqa: ANN401 - JSON
-    if type(value) is float and value.is_integer() and abs(value) < 1 << 53:
+    kind = type(value)
+    if kind is float and value.is_integer() and abs(value) < _EXACT:
         return int(value)
-    if type(value) is list:
+    if kind is list:
         return [_normal(item) for item in value]
-    if type(value) is dict:
+    if kind is dict:
         return {name: _normal(item) for name, item in value.items()}
     return value

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import operator as operators
-import re
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
 from core.local.cosmos.errors import bad_request
 from core.local.cosmos.sql import nodes as n
 from core.local.cosmos.sql.aggregates import AGGREGATES
-from core.local.cosmos.sql.compare import equal, type_rank
-from core.local.cosmos.sql.functions import FUNCTIONS
-from core.local.cosmos.sql.operators import ARITHMETIC, compare_operator
+from core.local.cosmos.sql.compare import equal, sort_key
+from core.local.cosmos.sql.functions import function_named
+from core.local.cosmos.sql.like import like_pattern
+from core.local.cosmos.sql.operators import ARITHMETIC, compare_operator, signed
+from core.local.cosmos.sql.unparse import expression_text
 from core.local.cosmos.values import UNDEFINED
 
 if TYPE_CHECKING:
@@ -22,27 +21,26 @@ if TYPE_CHECKING:
     Evaluator = Callable[[Environment], Any]
     SubqueryCompiler = Callable[[n.Query, "Scope"], Callable[[Environment], list[Any]]]
 
-_SIGNS: Final[dict[str, Callable[[Any], Any]]] = {
-    "-": operators.neg,
-    "+": operators.pos,
-    "~": lambda value: ~int(value),
-}
+CONTEXT = "$context"
 
 
 class Scope:
-    """What a compiler knows: the names that are bound and the aggregates met so far.
+    """What a compiler knows: the names that are bound, the parameters and the aggregates met so far.
 
-    `aggregates` is None where aggregates are not allowed (WHERE, FROM).
+    `aggregates` is None where aggregates are not allowed (WHERE, FROM). With `groups` nothing but their expressions
+    may be read from the rows.
     """
 
-    def __init__(self, names: frozenset[str], subquery: SubqueryCompiler) -> None:
+    def __init__(self, names: frozenset[str], parameters: set[str], subquery: SubqueryCompiler) -> None:
         self.names = names
+        self.parameters = parameters
         self.subquery = subquery
         self.aggregates: list[tuple[str, Evaluator]] | None = None
+        self.groups: frozenset[n.Expression] | None = None
 
     def without_aggregates(self) -> Scope:
         """Return the same scope for a part of the query in which aggregates are not allowed."""
-        return Scope(self.names, self.subquery)
+        return Scope(self.names, self.parameters, self.subquery)
 
 
 def compile_expression(node: n.Expression, scope: Scope) -> Evaluator:  # noqa: C901, PLR0911, PLR0912 - a dispatch
@@ -51,25 +49,32 @@ def compile_expression(node: n.Expression, scope: Scope) -> Evaluator:  # noqa: 
     Raises:
         CosmosError: 400 for an unknown name or function.
     """
+    if scope.groups is not None:
+        if node in scope.groups:
+            return compile_expression(node, scope.without_aggregates())
+        _check_grouped(node, scope)
     match node:
         case n.Literal(value):
             return lambda _: value
         case n.Parameter(name):
-            return lambda env: _parameter(env, name)
+            scope.parameters.add(name)
+            return lambda env: env[name]
         case n.Name(name):
             return _compile_name(name, scope)
         case n.Member():
             return _compile_member(node, scope)
         case n.Unary(operator, operand):
             return _compile_unary(operator, compile_expression(operand, scope))
+        case n.Binary("AND" | "OR" as operator):
+            return _compile_junction(operator, [compile_expression(part, scope) for part in n.chain(node)])
         case n.Binary(operator, left, right):
             return _compile_binary(operator, compile_expression(left, scope), compile_expression(right, scope))
         case n.Between(value, low, high):
             above = _compile_binary(">=", compile_expression(value, scope), compile_expression(low, scope))
             below = _compile_binary("<=", compile_expression(value, scope), compile_expression(high, scope))
-            return _compile_binary("AND", above, below)
+            return _compile_junction("AND", [above, below])
         case n.In(value, choices):
-            return _compile_in(compile_expression(value, scope), [compile_expression(c, scope) for c in choices])
+            return _compile_in(compile_expression(value, scope), choices, scope)
         case n.Like():
             return _compile_like(node, scope)
         case n.Conditional(test, yes, no):
@@ -88,12 +93,16 @@ def compile_expression(node: n.Expression, scope: Scope) -> Evaluator:  # noqa: 
     assert_never(node)
 
 
-def _parameter(env: Environment, name: str) -> Any:  # noqa: ANN401 - JSON
-    try:
-        return env[name]
-    except KeyError:
-        message = f"The parameter {name} has no value."
-        raise bad_request(message) from None
+def _check_grouped(node: n.Expression, scope: Scope) -> None:
+    path: n.Expression = node
+    while isinstance(path, n.Member):
+        path = path.owner
+    if isinstance(path, n.Name) and path.name in scope.names:
+        message = (
+            f"Property reference '{expression_text(node)}' is invalid in the select list because it is not contained "
+            "in either an aggregate function or the GROUP BY clause."
+        )
+        raise bad_request(message)
 
 
 def _compile_name(name: str, scope: Scope) -> Evaluator:
@@ -136,8 +145,8 @@ def member(value: Any, index: Any) -> Any:  # noqa: ANN401 - JSON
     """Return a property of an object or an element of an array, `UNDEFINED` where there is none."""
     if type(value) is dict and type(index) is str:
         return value.get(index, UNDEFINED)
-    if type(value) is list and type(index) is int and 0 <= index < len(value):
-        return value[index]
+    if type(value) is list and (type(index) is int or (type(index) is float and index.is_integer())):
+        return value[int(index)] if 0 <= index < len(value) else UNDEFINED
     return UNDEFINED
 
 
@@ -149,40 +158,26 @@ def _compile_unary(operator: str, operand: Evaluator) -> Evaluator:
             return not value if type(value) is bool else UNDEFINED
 
         return negate
-    sign = _SIGNS[operator]
-
-    def apply(env: Environment) -> Any:  # noqa: ANN401 - JSON
-        value = operand(env)
-        return sign(value) if type_rank(value) == 3 else UNDEFINED  # noqa: PLR2004 - a number
-
-    return apply
+    return lambda env: signed(operator, operand(env))
 
 
-def _compile_binary(operator: str, left: Evaluator, right: Evaluator) -> Evaluator:  # noqa: C901 - a dispatch
-    if operator == "AND":
+def _compile_junction(operator: str, parts: list[Evaluator]) -> Evaluator:
+    deciding = operator == "OR"
 
-        def both(env: Environment) -> Any:  # noqa: ANN401 - JSON
-            first = left(env)
-            if first is False:
-                return False
-            second = right(env)
-            if second is False:
-                return False
-            return True if first is True and second is True else UNDEFINED
+    def joined(env: Environment) -> Any:  # noqa: ANN401 - JSON
+        result: Any = not deciding
+        for part in parts:
+            value = part(env)
+            if value is deciding:
+                return deciding
+            if type(value) is not bool:
+                result = UNDEFINED
+        return result
 
-        return both
-    if operator == "OR":
+    return joined
 
-        def either(env: Environment) -> Any:  # noqa: ANN401 - JSON
-            first = left(env)
-            if first is True:
-                return True
-            second = right(env)
-            if second is True:
-                return True
-            return False if first is False and second is False else UNDEFINED
 
-        return either
+def _compile_binary(operator: str, left: Evaluator, right: Evaluator) -> Evaluator:
     if operator == "??":
 
         def coalesce(env: Environment) -> Any:  # noqa: ANN401 - JSON
@@ -206,45 +201,20 @@ def _compile_binary(operator: str, left: Evaluator, right: Evaluator) -> Evaluat
     return lambda env: arithmetic(left(env), right(env))
 
 
-def _compile_in(value: Evaluator, choices: list[Evaluator]) -> Evaluator:
+def _compile_in(value: Evaluator, choices: tuple[n.Expression, ...], scope: Scope) -> Evaluator:
+    constants = {sort_key(c.value) for c in choices if isinstance(c, n.Literal) and c.value is not UNDEFINED}
+    others = [compile_expression(choice, scope) for choice in choices if not isinstance(choice, n.Literal)]
+
     def contained(env: Environment) -> Any:  # noqa: ANN401 - JSON
         wanted = value(env)
         if wanted is UNDEFINED:
             return UNDEFINED
-        return any((c := choice(env)) is not UNDEFINED and equal(wanted, c) for choice in choices)
+        # An array or object is not equal to a constant, which is neither, but might be costly to make a key of.
+        if type(wanted) is not list and type(wanted) is not dict and sort_key(wanted) in constants:
+            return True
+        return any((c := choice(env)) is not UNDEFINED and equal(wanted, c) for choice in others)
 
     return contained
-
-
-@lru_cache(maxsize=512)
-def like_pattern(pattern: str, escape: str | None) -> re.Pattern[str]:
-    """Return the regular expression of a LIKE pattern."""
-    out: list[str] = []
-    position = 0
-    while position < len(pattern):
-        char = pattern[position]
-        position += 1
-        if escape and char == escape and position < len(pattern):
-            out.append(re.escape(pattern[position]))
-            position += 1
-        elif char == "%":
-            # Two in a row mean the same as one, and would make the match exponential.
-            if not out or out[-1] != ".*":
-                out.append(".*")
-        elif char == "_":
-            out.append(".")
-        elif char == "[" and "]" in pattern[position + 1 :]:
-            end = pattern.index("]", position + 1)
-            body = pattern[position:end].replace("\\", "\\\\").replace("[", "\\[")
-            out.append(f"[{body}]")
-            position = end + 1
-        else:
-            out.append(re.escape(char))
-    try:
-        return re.compile("".join(out), re.DOTALL)
-    except re.error as error:
-        message = f"The LIKE pattern {pattern!r} is not valid."
-        raise bad_request(message) from error
 
 
 def _compile_like(node: n.Like, scope: Scope) -> Evaluator:
@@ -252,32 +222,33 @@ def _compile_like(node: n.Like, scope: Scope) -> Evaluator:
     escape = compile_expression(node.escape, scope) if node.escape is not None else None
 
     def matches(env: Environment) -> Any:  # noqa: ANN401 - JSON
-        text, wanted = value(env), pattern(env)
-        if type(text) is not str or type(wanted) is not str:
+        text, wanted, mark = value(env), pattern(env), None if escape is None else escape(env)
+        if type(text) is not str or type(wanted) is not str or (escape is not None and type(mark) is not str):
             return UNDEFINED
-        mark = escape(env) if escape is not None else None
         return like_pattern(wanted, mark).fullmatch(text) is not None
 
     return matches
 
 
+def _compile_aggregate(name: str, arguments: tuple[n.Expression, ...], scope: Scope) -> Evaluator:
+    if scope.aggregates is None or len(arguments) != 1:
+        message = f"The aggregate {name} takes one argument and is only allowed in SELECT, outside other aggregates."
+        raise bad_request(message)
+    if isinstance(arguments[0], n.Subquery):
+        raise bad_request("Cannot perform an aggregate function on an expression containing a subquery.")
+    slot = f"#{len(scope.aggregates)}"
+    scope.aggregates.append((name, compile_expression(arguments[0], scope.without_aggregates())))
+    return lambda env: env[slot]
+
+
 def _compile_call(name: str, arguments: tuple[n.Expression, ...], scope: Scope) -> Evaluator:
     if name in AGGREGATES:
-        if scope.aggregates is None or len(arguments) != 1:
-            message = f"The aggregate {name} takes one argument and is only allowed in SELECT."
-            raise bad_request(message)
-        slot = f"#{len(scope.aggregates)}"
-        scope.aggregates.append((name, compile_expression(arguments[0], scope.without_aggregates())))
-        return lambda env: env[slot]
-    function = FUNCTIONS.get(name)
-    if function is None:
-        message = f"'{name}' is not a recognized built-in function name."
-        raise bad_request(message)
-    if not function.minimum <= len(arguments) <= function.maximum:
-        message = f"The {name} function does not take {len(arguments)} argument(s)."
-        raise bad_request(message)
+        return _compile_aggregate(name, arguments, scope)
+    function = function_named(name, len(arguments))
     call = function.call
     compiled = [compile_expression(argument, scope) for argument in arguments]
+    if function.contextual:
+        return lambda env: call(env[CONTEXT], *[argument(env) for argument in compiled])
     if len(compiled) == 1:
         only = compiled[0]
         return lambda env: call(only(env))
@@ -288,7 +259,7 @@ def _compile_subquery(kind: str, query: n.Query, scope: Scope) -> Evaluator:
     run = scope.subquery(query, scope)
     if kind == "EXISTS":
         return lambda env: bool(run(env))
-    if kind == "ARRAY":
+    if kind in {"ARRAY", "ROWS"}:
         return run
 
     def scalar(env: Environment) -> Any:  # noqa: ANN401 - JSON

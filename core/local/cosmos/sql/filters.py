@@ -14,9 +14,11 @@ def partition_key_of(
     query: n.Query, environment: dict[str, Any], paths: list[tuple[str, ...]]
 ) -> tuple[Any, ...] | None:
     """Return the partition key to which the query's filter is confined, None if it may match several."""
-    if query.where is None or len(query.sources) != 1 or not isinstance(query.sources[0].collection, n.Name):
+    if query.where is None or len(query.sources) != 1 or query.sources[0].iterate:
         return None
     alias = query.sources[0].alias
+    if alias is None or not isinstance(query.sources[0].collection, n.Name):
+        return None
     pinned: dict[tuple[str, ...], Any] = {}
     for condition in _conjuncts(query.where):
         match condition:
@@ -32,8 +34,8 @@ def partition_key_of(
 
 def _conjuncts(node: n.Expression) -> Iterator[n.Expression]:
     if isinstance(node, n.Binary) and node.operator == "AND":
-        yield from _conjuncts(node.left)
-        yield from _conjuncts(node.right)
+        for operand in n.chain(node):
+            yield from _conjuncts(operand)
     else:
         yield node
 

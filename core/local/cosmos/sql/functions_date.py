@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import time
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from core.local.cosmos.sql.signature import Function, raw, typed
+from core.local.cosmos.sql.signature import Context, Function, typed
 from core.local.cosmos.values import UNDEFINED
 
-_ISO = re.compile(r"(\d{4})-(\d\d)-(\d\d)(?:T(\d\d):(\d\d):(\d\d)(?:\.(\d{1,7}))?Z?)?")
+_ISO = re.compile(r"(\d{4})-(\d\d)-(\d\d)(?:[T ](\d\d):(\d\d):(\d\d)(?:\.(\d{1,7}))?)?Z?", re.ASCII)
 _TICKS_AT_EPOCH = 621355968000000000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNITS = {
@@ -44,7 +43,7 @@ def _format(ticks: int) -> Any:  # noqa: ANN401 - JSON
         moment = _EPOCH + timedelta(seconds=ticks // 10_000_000)
     except OverflowError:
         return UNDEFINED
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{ticks % 10_000_000:07d}Z"
+    return f"{moment.replace(tzinfo=None).isoformat()}.{ticks % 10_000_000:07d}Z"
 
 
 def _add(unit: str, amount: float, text: str) -> Any:  # noqa: ANN401 - JSON
@@ -101,6 +100,25 @@ def _difference(unit: str, start: str, end: str) -> Any:  # noqa: ANN401 - JSON
     return b.year - a.year if kind == "years" else (b.year - a.year) * 12 + b.month - a.month
 
 
+def _bin(text: str, unit: str, size: float = 1, origin: str = "1970-01-01") -> Any:  # noqa: ANN401 - JSON
+    """Return the start of the bin of `size` units, counted from `origin`, that a date falls in."""
+    ticks, start, kind = _parse(text), _parse(origin), _UNITS.get(unit.lower())
+    if ticks is None or start is None or size < 1:
+        return UNDEFINED
+    if kind == "nanoseconds":
+        width = max(1, int(size) // 100)
+    elif kind in _TICKS:
+        width = int(size) * _TICKS[kind]
+    else:
+        return UNDEFINED
+    return _format(start + (ticks - start) // width * width)
+
+
+def is_datetime(value: object) -> bool:
+    """Say whether a value is a string that is a date, with or without a time."""
+    return type(value) is str and _parse(value) is not None
+
+
 def _ticks_of(text: str) -> Any:  # noqa: ANN401 - JSON
     ticks = _parse(text)
     return UNDEFINED if ticks is None else ticks + _TICKS_AT_EPOCH
@@ -118,23 +136,45 @@ def _from_parts(*parts: float) -> Any:  # noqa: ANN401 - JSON
     return UNDEFINED if ticks is None else _format(ticks)
 
 
-def _now_ticks() -> int:
-    return time.time_ns() // 100
+def _now(context: Context) -> Any:  # noqa: ANN401 - JSON
+    return _format(context.ticks)
+
+
+def _now_ticks(context: Context) -> int:
+    return context.ticks + _TICKS_AT_EPOCH
+
+
+def _now_timestamp(context: Context) -> int:
+    return context.ticks // 10_000
+
+
+def _ago(context: Context, unit: str, amount: float) -> Any:  # noqa: ANN401 - JSON
+    return _add(unit, -amount, _format(context.ticks))
+
+
+def _part_named(unit: str) -> Function:
+    return typed(lambda text: _part(unit, text), "s")
 
 
 DATE_FUNCTIONS: Final[dict[str, Function]] = {
-    "DATETIMEADD": typed(_add, "s", "n", "s"),
+    "AGO": typed(_ago, "s", "i", contextual=True),
+    "DATETIMEADD": typed(_add, "s", "i", "s"),
+    "DATETIMEBIN": typed(_bin, "s", "s", "n", "s", optional=2),
     "DATETIMEDIFF": typed(_difference, "s", "s", "s"),
     "DATETIMEFROMPARTS": typed(_from_parts, "i", "i", "i", "i", "i", "i", "i", optional=4),
     "DATETIMEPART": typed(_part, "s", "s"),
     "DATETIMETOTICKS": typed(_ticks_of, "s"),
     "DATETIMETOTIMESTAMP": typed(_timestamp_of, "s"),
-    "GETCURRENTDATETIME": raw(lambda: _format(_now_ticks()), 0),
-    "GETCURRENTDATETIMESTATIC": raw(lambda: _format(_now_ticks()), 0),
-    "GETCURRENTTICKS": raw(lambda: _now_ticks() + _TICKS_AT_EPOCH, 0),
-    "GETCURRENTTICKSSTATIC": raw(lambda: _now_ticks() + _TICKS_AT_EPOCH, 0),
-    "GETCURRENTTIMESTAMP": raw(lambda: _now_ticks() // 10_000, 0),
-    "GETCURRENTTIMESTAMPSTATIC": raw(lambda: _now_ticks() // 10_000, 0),
+    "DAY": _part_named("day"),
+    "GETCURRENTDATETIME": typed(_now, contextual=True),
+    "GETCURRENTDATETIMESTATIC": typed(_now, contextual=True),
+    "GETCURRENTTICKS": typed(_now_ticks, contextual=True),
+    "GETCURRENTTICKSSTATIC": typed(_now_ticks, contextual=True),
+    "GETCURRENTTIMESTAMP": typed(_now_timestamp, contextual=True),
+    "GETCURRENTTIMESTAMPSTATIC": typed(_now_timestamp, contextual=True),
+    "MONTH": _part_named("month"),
+    "NOW": typed(_now, contextual=True),
     "TICKSTODATETIME": typed(lambda ticks: _format(int(ticks) - _TICKS_AT_EPOCH), "n"),
     "TIMESTAMPTODATETIME": typed(lambda ms: _format(int(ms) * 10_000), "n"),
+    "YEAR": _part_named("year"),
 }

@@ -24,9 +24,10 @@ def _number(call: Callable[..., Any], *types: str, optional: int = 0) -> Functio
     return typed(checked, *(types or ("n",)), optional=optional)
 
 
-def _round(value: float, digits: float = 0) -> float:
-    scale = 10 ** int(digits)
-    return float(math.copysign(math.floor(abs(value) * scale + 0.5), value) / scale)
+def _round(value: float) -> float:
+    """Round half away from zero."""
+    whole = math.floor(abs(value))
+    return math.copysign(whole + (abs(value) - whole >= 0.5), value)  # noqa: PLR2004 - a half
 
 
 def _log(value: float, base: float = math.e) -> float:
@@ -35,6 +36,23 @@ def _log(value: float, base: float = math.e) -> float:
 
 def _bin(value: float, size: float = 1) -> float:
     return math.floor(value / size) * size
+
+
+def _quotient(left: float, right: float) -> int:
+    """Divide whole numbers towards zero."""
+    whole = abs(int(left)) // abs(int(right))
+    return whole if (left < 0) == (right < 0) else -whole
+
+
+def _remainder(left: float, right: float) -> int:
+    """Return what `_quotient` leaves; it has the sign of the dividend."""
+    return int(left) - int(right) * _quotient(left, right)
+
+
+def _wrapped(value: int) -> int:
+    """Return the low 64 bits of a whole number, signed."""
+    bits = value & ((1 << 64) - 1)
+    return bits - (1 << 64) if bits >> 63 else bits
 
 
 MATH_FUNCTIONS: Final[dict[str, Function]] = {
@@ -49,17 +67,17 @@ MATH_FUNCTIONS: Final[dict[str, Function]] = {
     "DEGREES": _number(math.degrees),
     "EXP": _number(math.exp),
     "FLOOR": _number(math.floor),
-    "INTADD": _number(lambda a, b: int(a) + int(b), "i", "i"),
+    "INTADD": _number(lambda a, b: _wrapped(int(a) + int(b)), "i", "i"),
     "INTBITAND": _number(lambda a, b: int(a) & int(b), "i", "i"),
-    "INTBITLEFTSHIFT": _number(lambda a, b: int(a) << (int(b) & 63), "i", "i"),
+    "INTBITLEFTSHIFT": _number(lambda a, b: _wrapped(int(a) << (int(b) & 63)), "i", "i"),
     "INTBITNOT": _number(lambda a: ~int(a), "i"),
     "INTBITOR": _number(lambda a, b: int(a) | int(b), "i", "i"),
     "INTBITRIGHTSHIFT": _number(lambda a, b: int(a) >> (int(b) & 63), "i", "i"),
     "INTBITXOR": _number(lambda a, b: int(a) ^ int(b), "i", "i"),
-    "INTDIV": _number(lambda a, b: int(a / b), "i", "i"),
-    "INTMOD": _number(lambda a, b: int(math.fmod(a, b)), "i", "i"),
-    "INTMUL": _number(lambda a, b: int(a) * int(b), "i", "i"),
-    "INTSUB": _number(lambda a, b: int(a) - int(b), "i", "i"),
+    "INTDIV": _number(_quotient, "i", "i"),
+    "INTMOD": _number(_remainder, "i", "i"),
+    "INTMUL": _number(lambda a, b: _wrapped(int(a) * int(b)), "i", "i"),
+    "INTSUB": _number(lambda a, b: _wrapped(int(a) - int(b)), "i", "i"),
     "LOG": _number(_log, "n", "n", optional=1),
     "LOG10": _number(math.log10),
     "NUMBERBIN": _number(_bin, "n", "n", optional=1),
@@ -67,7 +85,7 @@ MATH_FUNCTIONS: Final[dict[str, Function]] = {
     "POWER": _number(math.pow, "n", "n"),
     "RADIANS": _number(math.radians),
     "RAND": raw(random.random, 0),
-    "ROUND": _number(_round, "n", "i", optional=1),
+    "ROUND": _number(_round),
     "SIGN": _number(lambda v: (v > 0) - (v < 0)),
     "SIN": _number(math.sin),
     "SQRT": _number(math.sqrt),

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Any, Final
+from math import prod
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
+import regex
 
 from core.local.cosmos.errors import bad_request
 from core.local.cosmos.sql.compare import type_rank
-from core.local.cosmos.sql.signature import Function, raw, typed
+from core.local.cosmos.sql.operators import MAX_TEXT, finite
+from core.local.cosmos.sql.signature import MANY, Context, Function, all_true, any_true, raw, typed
 from core.local.cosmos.values import UNDEFINED
 
-_FLAGS = {"i": re.IGNORECASE, "m": re.MULTILINE, "s": re.DOTALL, "x": re.VERBOSE}
-_MAX_REPLICATE = 1 << 20
-_NUMBER = re.compile(r"\s*-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?\s*")
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+_FLAGS = {"i": regex.IGNORECASE, "m": regex.MULTILINE, "s": regex.DOTALL, "x": regex.VERBOSE}
+_MAX_REPLICATE = 10_000
+_MAX_PATTERN = 10_000  # characters
+_MAX_REPEATS = 1_000_000  # the pattern is unrolled as often
+_REPEAT = re.compile(r"\{(\d*),?(\d*)[^}]*\}")
+_SHORT = 18  # so many digits are a whole number of 64 bits
+_NUMBER = re.compile(r"\s*-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?\s*", re.ASCII)
 
 
 def _pair(text: str, other: str, ignore_case: Any = False) -> tuple[str, str]:  # noqa: ANN401 - SQL's shape
@@ -43,18 +54,41 @@ def _equals(text: str, other: str, *flag: Any) -> bool:  # noqa: ANN401 - JSON
 
 
 def _concat(*parts: Any) -> Any:  # noqa: ANN401 - JSON
-    return "".join(parts) if all(type(part) is str for part in parts) else UNDEFINED
+    if any(type(part) is not str for part in parts) or sum(map(len, parts)) > MAX_TEXT:
+        return UNDEFINED
+    return "".join(parts)
 
 
 def _substring(text: str, start: float, length: float) -> str:
-    first = max(0, int(start))
-    return text[first : first + max(0, int(length))]
+    """Return a part of a text; one that would start before the text is empty."""
+    return text[int(start) : int(start) + int(length)] if start >= 0 and length > 0 else ""
+
+
+def _left(text: str, length: float) -> str:
+    return _substring(text, 0, length)
+
+
+def _right(text: str, length: float) -> str:
+    return text[max(0, len(text) - int(length)) :] if length > 0 else ""
+
+
+def _replace(text: str, old: str, new: str) -> Any:  # noqa: ANN401 - JSON
+    if not old or len(text) + text.count(old) * (len(new) - len(old)) > MAX_TEXT:
+        return UNDEFINED
+    return text.replace(old, new)
 
 
 def _replicate(text: str, times: float) -> Any:  # noqa: ANN401 - JSON
     if times < 0 or len(text) * times > _MAX_REPLICATE:
         return UNDEFINED
-    return text * int(times)
+    return text * int(times) if text else ""
+
+
+def _join(items: list[Any], separator: str) -> Any:  # noqa: ANN401 - JSON
+    if any(type(item) is not str for item in items):
+        return UNDEFINED
+    longer = sum(map(len, items)) + len(separator) * len(items) > MAX_TEXT
+    return UNDEFINED if longer else separator.join(items)
 
 
 def _to_string(value: Any) -> Any:  # noqa: ANN401 - JSON
@@ -77,70 +111,93 @@ def _string_to(kind: int) -> Function:
 
 
 def _string_to_number(text: str) -> Any:  # noqa: ANN401 - JSON
-    return orjson.loads(text.strip()) if _NUMBER.fullmatch(text) else UNDEFINED
+    if not _NUMBER.fullmatch(text):
+        return UNDEFINED
+    digits = text.strip()
+    return int(digits) if len(digits) <= _SHORT and digits.lstrip("-").isdecimal() else finite(float(digits))
 
 
 @lru_cache(maxsize=512)
-def _pattern(pattern: str, flags: str) -> re.Pattern[str]:
-    value = 0
+def _pattern(pattern: str, flags: str) -> regex.Pattern[str]:
+    value = regex.VERSION0
     for flag in flags:
         if flag not in _FLAGS:
             message = f"The RegexMatch modifier {flag!r} is not known."
             raise bad_request(message)
         value |= _FLAGS[flag]
+    repeats = prod(float(most or least or 1) or 1.0 for least, most in _REPEAT.findall(pattern[:_MAX_PATTERN]))
+    if len(pattern) > _MAX_PATTERN or repeats > _MAX_REPEATS:
+        raise bad_request("The regular expression is too large.")
     try:
-        return re.compile(pattern, value)
-    except re.error as error:
+        return regex.compile(pattern, value, cache_pattern=False)
+    except regex.error as error:
         message = f"The regular expression {pattern!r} is not valid."
         raise bad_request(message) from error
 
 
-def _regex_match(text: str, pattern: str, flags: str = "") -> bool:
-    return _pattern(pattern, flags).search(text) is not None
+def _regex_match(context: Context, text: str, pattern: str, flags: str = "") -> bool:
+    compiled = _pattern(pattern, flags)
+    started = monotonic()
+    try:
+        return compiled.search(text, timeout=context.patience) is not None
+    except TimeoutError as error:
+        message = f"The regular expression {pattern!r} takes too long to match."
+        raise bad_request(message) from error
+    finally:
+        # All matches of a query share one allowance: ten thousand slow ones are as bad as one that never ends.
+        context.patience = max(1e-6, context.patience - (monotonic() - started))
 
 
 def _index_of(text: str, part: str, start: float = 0) -> int:
-    return text.find(part, int(start))
+    return text.find(part, max(0, int(start)))
 
 
-def _any_of(test: Any) -> Function:  # noqa: ANN401 - a predicate
+def _last_index_of(text: str, part: str, start: float | None = None) -> int:
+    """Search backwards from the position `start`."""
+    if start is None:
+        return text.rfind(part)
+    return text.rfind(part, 0, int(start) + 1) if start >= 0 else -1
+
+
+def _of_several(join: Callable[[Iterable[Any]], Any], *, ignore_case: bool) -> Function:
     def check(text: Any, *parts: Any) -> Any:  # noqa: ANN401 - JSON
-        if type(text) is not str or any(type(part) is not str for part in parts):
+        if type(text) is not str:
             return UNDEFINED
-        return test(part in text for part in parts)
+        return join(_contains(text, part, ignore_case) if type(part) is str else UNDEFINED for part in parts)
 
-    return raw(check, 2, 1000)
+    return raw(check, 2, MANY)
 
 
 TEXT_FUNCTIONS: Final[dict[str, Function]] = {
-    "CONCAT": raw(_concat, 2, 1000),
+    "CONCAT": raw(_concat, 2, MANY),
     "CONTAINS": typed(_contains, "s", "s", "b", optional=1),
-    "CONTAINS_ALL_CS": _any_of(all),
-    "CONTAINS_ANY_CS": _any_of(any),
+    "CONTAINS_ALL_CI": _of_several(all_true, ignore_case=True),
+    "CONTAINS_ALL_CS": _of_several(all_true, ignore_case=False),
+    "CONTAINS_ANY_CI": _of_several(any_true, ignore_case=True),
+    "CONTAINS_ANY_CS": _of_several(any_true, ignore_case=False),
     "ENDSWITH": typed(_ends, "s", "s", "b", optional=1),
     "INDEX_OF": typed(_index_of, "s", "s", "i", optional=1),
-    "LEFT": typed(lambda t, k: t[: max(0, int(k))], "s", "n"),
+    "LASTINDEXOF": typed(_last_index_of, "s", "s", "i", optional=1),
+    "LEFT": typed(_left, "s", "i"),
     "LENGTH": typed(len, "s"),
     "LOWER": typed(str.lower, "s"),
     "LTRIM": typed(lambda t, c=None: t.lstrip(c), "s", "s", optional=1),
-    "REGEXMATCH": typed(_regex_match, "s", "s", "s", optional=1),
-    "REPLACE": typed(lambda t, a, b: t.replace(a, b) if a else t, "s", "s", "s"),
-    "REPLICATE": typed(_replicate, "s", "i"),
+    "REGEXMATCH": typed(_regex_match, "s", "s", "s", optional=1, contextual=True),
+    "REPLACE": typed(_replace, "s", "s", "s"),
+    "REPLICATE": typed(_replicate, "s", "n"),
     "REVERSE": typed(lambda t: t[::-1], "s"),
-    "RIGHT": typed(lambda t, k: t[-int(k) :] if k >= 1 else "", "s", "n"),
+    "RIGHT": typed(_right, "s", "i"),
     "RTRIM": typed(lambda t, c=None: t.rstrip(c), "s", "s", optional=1),
     "STARTSWITH": typed(_starts, "s", "s", "b", optional=1),
     "STRINGEQUALS": typed(_equals, "s", "s", "b", optional=1),
-    "STRINGJOIN": typed(
-        lambda items, by: by.join(items) if all(type(i) is str for i in items) else UNDEFINED, "a", "s"
-    ),
+    "STRINGJOIN": typed(_join, "a", "s"),
     "STRINGSPLIT": typed(lambda t, by: t.split(by) if by else [t], "s", "s"),
     "STRINGTOARRAY": _string_to(5),
     "STRINGTOBOOLEAN": _string_to(2),
     "STRINGTONULL": _string_to(1),
     "STRINGTONUMBER": typed(_string_to_number, "s"),
     "STRINGTOOBJECT": _string_to(6),
-    "SUBSTRING": typed(_substring, "s", "n", "n"),
+    "SUBSTRING": typed(_substring, "s", "i", "i"),
     "TOSTRING": raw(_to_string, 1),
     "TRIM": typed(lambda t, c=None: t.strip(c), "s", "s", optional=1),
     "UPPER": typed(str.upper, "s"),

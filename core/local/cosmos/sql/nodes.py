@@ -110,7 +110,7 @@ class ArrayLiteral:
 
 @dataclass(frozen=True, slots=True)
 class Subquery:
-    """A query in parentheses; `kind` is `EXISTS`, `ARRAY` or `SCALAR`."""
+    """A query in parentheses; `kind` is `EXISTS`, `ARRAY`, `SCALAR` or, in FROM, `ROWS`."""
 
     kind: str
     query: Query
@@ -134,6 +134,16 @@ Expression = (
 )
 
 
+def chain(node: Binary) -> list[Expression]:
+    """Return the operands of `a AND b AND c`, or of another operator that is repeated, from left to right."""
+    operands = [node.right]
+    left = node.left
+    while isinstance(left, Binary) and left.operator == node.operator:
+        operands.append(left.right)
+        left = left.left
+    return [left, *reversed(operands)]
+
+
 @dataclass(frozen=True, slots=True)
 class SelectItem:
     """One projected expression and its alias, if it has one."""
@@ -144,9 +154,12 @@ class SelectItem:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One collection of FROM: a root or path bound to `alias`; with `iterate` its elements (`alias IN path`)."""
+    """One collection of FROM: a root or path bound to `alias`; with `iterate` its elements (`alias IN path`).
 
-    alias: str
+    Only a query in parentheses may be without an alias.
+    """
+
+    alias: str | None
     collection: Expression
     iterate: bool
 

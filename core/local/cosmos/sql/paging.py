@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import orjson
 
 from core.local.cosmos.errors import bad_request
+from core.local.cosmos.sql.evaluate import CONTEXT
 
 if TYPE_CHECKING:
     from core.local.cosmos.partition import PhysicalPartition
@@ -49,11 +52,11 @@ class Resume:
     count: int = 0
     keys: list[Any] | None = None
 
-    def encode(self) -> str:
-        """Return the token; sort keys that are too long to travel are left out."""
+    def encode(self, limit: int) -> str:
+        """Return the token; sort keys that would make it longer than `limit` bytes are left out."""
         segments = [list(segment) for segment in self.segments]
         raw = orjson.dumps([segments, self.number, self.part, self.count, self.keys])
-        if len(raw) > MAX_TOKEN_BYTES:
+        if len(raw) > min(limit * 3 // 4, MAX_TOKEN_BYTES):
             raw = orjson.dumps([segments, 0, 0, self.count, None])
         return urlsafe_b64encode(raw).decode()
 
@@ -92,53 +95,102 @@ def _is_key(key: object) -> bool:
     return isinstance(key, list) and len(key) == 2 and type(key[0]) is int  # noqa: PLR2004 - rank and value
 
 
-def streamed(program: Program, environment: dict[str, Any], target: Target, limit: int, resume: Resume) -> Page:
-    """Return a page of a query whose rows come document by document: one physical partition, even if it is empty."""
-    todo = [(partition, done) for partition in target.partitions if (done := resume.read_in(partition)) is not None]
-    if not todo:
-        return Page([], None)
-    partition, done = todo[0]
-    rows: list[Any] = []
-    size, last = 0, done
-    for document in target.documents_in(partition, done):
-        if len(rows) >= limit or size >= MAX_PAGE_BYTES:
-            return Page(rows, _token([(partition, last), *todo[1:]]))
-        found = program.rows_of(environment, document.body)
-        if found:
-            rows.extend(found)
-            size += len(document.raw)
-        last = document.rid
-    return Page(rows, _token(todo[1:]))
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One request for a page: a query over a target, from `resume` on, of at most `limit` rows.
+
+    Its token may have `token_bytes`.
+    """
+
+    program: Program
+    environment: dict[str, Any]
+    target: Target
+    limit: int
+    resume: Resume
+    token_bytes: int
+
+    def page(self) -> Page:
+        """Return the page.
+
+        Raises:
+            CosmosError: 400 for a token of another query.
+        """
+        if self.program.constant:
+            return Page(self.program.rows(self.environment, ()), None)
+        return self._streamed() if self.program.streams else self._collected()
+
+    def _streamed(self) -> Page:
+        """Return a page of rows that come document by document: one physical partition, even if it is empty."""
+        partitions = self.target.partitions
+        todo = [(partition, done) for partition in partitions if (done := self.resume.read_in(partition)) is not None]
+        if not todo:
+            return Page([], None)
+        partition, done = todo[0]
+        rows: list[Any] = []
+        size, last = 0, done
+        for document in self.target.documents_in(partition, done):
+            if len(rows) >= self.limit or size >= MAX_PAGE_BYTES:
+                return Page(rows, self._token([(partition, last), *todo[1:]]))
+            found = self.program.rows_of(self.environment, document.body)
+            if found:
+                rows.extend(found)
+                size += len(document.raw)
+            last = document.rid
+        return Page(rows, self._token(todo[1:]))
+
+    def _token(self, todo: list[tuple[PhysicalPartition, int]]) -> str | None:
+        if not todo:
+            return None
+        # Behind the first, a partition needs a segment only if it was begun, as the children of a split one were.
+        begun = [todo[0], *((partition, done) for partition, done in todo[1:] if done)]
+        return Resume(tuple(Segment(p.minimum, p.maximum, done) for p, done in begun)).encode(self.token_bytes)
+
+    def _collected(self) -> Page:
+        """Return a page of a query that must see all documents first: sorted, grouped, distinct or cut."""
+        window = self.program.window(self.environment)
+        rows = self._all_rows()
+        done = self.resume.count
+        first = done + (window.offset or 0)
+        if self.resume.keys is not None and self.program.resumable:
+            if len(self.resume.keys) != self.program.sort_width:
+                raise bad_request("The continuation token belongs to another query.")
+            try:
+                rows = rows[self._place(rows, self.resume.keys) :]
+            except TypeError as error:
+                raise bad_request("The continuation token is not valid.") from error
+            first = 0
+        last = min([len(rows)] + [first + n - done for n in (window.limit, window.top) if n is not None])
+        page = rows[first : min(first + self.limit, last)]
+        values = [row.value for row in page]
+        if not page or first + len(page) >= last:
+            return Page(values, None)
+        keys = [list(key) for key in page[-1].keys] if self.program.resumable else None
+        after = Resume((), page[-1].number, page[-1].part, done + len(page), keys)
+        return Page(values, after.encode(self.token_bytes))
+
+    def _place(self, rows: list[Row], keys: list[Any]) -> int:
+        """Return the index of the first row behind the last one that was read."""
+        return bisect_left(
+            rows, x=True, key=lambda row: self.program.follows(row, keys, self.resume.number, self.resume.part)
+        )
+
+    def _all_rows(self) -> list[Row]:
+        """Return all rows, which the pages of one query over unchanged partitions need to compute but once."""
+        partitions = self.target.partitions
+        if not partitions:
+            return self.program.sorted_rows(self.environment, ())
+        parameters = orjson.dumps({name: value for name, value in self.environment.items() if name != CONTEXT})
+        scope = (self.target.minimum, self.target.maximum, self.target.key)
+        state = (self.program, parameters, scope, [(p.id, p.lsn, len(p.by_rid)) for p in partitions])
+        known = _latest.get(partitions[0])
+        if known is not None and known[0] == state and (self.resume.count or self.resume.keys):
+            return known[1]
+        documents = ((document.rid, document.body) for document in self.target.documents())
+        rows = self.program.sorted_rows(self.environment, documents)
+        if len(rows) > self.limit:
+            _latest[partitions[0]] = (state, rows)
+        return rows
 
 
-def _token(todo: list[tuple[PhysicalPartition, int]]) -> str | None:
-    if not todo:
-        return None
-    # Behind the first, a partition needs a segment only if it was begun, as the children of a split one were.
-    begun = [todo[0], *((partition, done) for partition, done in todo[1:] if done)]
-    return Resume(tuple(Segment(p.minimum, p.maximum, done) for p, done in begun)).encode()
-
-
-def collected(program: Program, environment: dict[str, Any], target: Target, limit: int, resume: Resume) -> Page:
-    """Return a page of a query that must see all documents first: sorted, grouped, distinct or cut."""
-    window = program.window(environment)
-    rows = program.sorted_rows(environment, ((document.rid, document.body) for document in target.documents()))
-    first = resume.count + (window.offset or 0)
-    if resume.keys is not None and program.resumable:
-        if len(resume.keys) != program.sort_width:
-            raise bad_request("The continuation token belongs to another query.")
-        try:
-            rows = [row for row in rows if program.follows(row, resume.keys, resume.number, resume.part)]
-        except TypeError as error:
-            raise bad_request("The continuation token is not valid.") from error
-        first = 0
-    last = min([len(rows)] + [first + n - resume.count for n in (window.limit, window.top) if n is not None])
-    page = rows[first : min(first + limit, last)]
-    if not page or first + len(page) >= last:
-        return Page([row.value for row in page], None)
-    return Page([row.value for row in page], _after(page[-1], resume.count + len(page), program).encode())
-
-
-def _after(row: Row, count: int, program: Program) -> Resume:
-    keys = [list(key) for key in row.keys] if program.resumable else None
-    return Resume((), row.number, row.part, count, keys)
+# The rows of the last query that took several pages, by the first partition that it reads.
+_latest: WeakKeyDictionary[PhysicalPartition, tuple[Any, list[Row]]] = WeakKeyDictionary()

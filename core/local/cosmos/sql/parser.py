@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import lark
+from lark.visitors import Transformer_NonRecursive
 
-from core.local.cosmos.errors import bad_request, unsupported
+from core.local.cosmos.errors import CosmosError, bad_request, unsupported
 from core.local.cosmos.sql import nodes as n
+from core.local.cosmos.sql.literals import unquoted, whole_number
+from core.local.cosmos.sql.operators import finite
 from core.local.cosmos.values import UNDEFINED
 
 MAX_QUERY = 512 * 1024
-_ESCAPES = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
+_MAX_TOKENS = 25_000  # nobody else is answered while a query is parsed
+_TOKENS = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\w+|[^\w\s]""")
+MAX_COUNT = (1 << 32) - 1  # of TOP, OFFSET and LIMIT
 
 
 @lru_cache(maxsize=1)
@@ -22,7 +28,6 @@ def _parser() -> lark.Lark:
     return lark.Lark(grammar, start="query", parser="lalr", lexer="contextual", maybe_placeholders=True)
 
 
-@lru_cache(maxsize=1024)
 def parse(text: str) -> n.Query:
     """Return the syntax tree of a query.
 
@@ -31,12 +36,17 @@ def parse(text: str) -> n.Query:
     """
     if len(text) > MAX_QUERY:
         raise bad_request("The SQL query text exceeded the maximum limit of 512 KB.")
+    if len(_TOKENS.findall(text)) > _MAX_TOKENS:
+        message = f"The query is too complex: it has more than {_MAX_TOKENS} words and signs."
+        raise bad_request(message)
     try:
         tree = _parser().parse(text)
     except lark.UnexpectedInput as error:
         position = error.pos_in_stream if isinstance(error, lark.UnexpectedCharacters) else _position(error, text)
-        near = (text[position:].split() or ["<end of query>"])[0]
-        message = f"Syntax error, incorrect syntax near '{near}' at position {position}."
+        position = len(text) if position is None else position
+        near = (text[position:].split() or ["<end of query>"])[0][:80]
+        line, column = text.count("\n", 0, position) + 1, position - text.rfind("\n", 0, position)
+        message = f"Syntax error, incorrect syntax near '{near}' at line {line}, column {column}."
         raise bad_request(message) from error
     try:
         query = _Builder().transform(tree)
@@ -46,36 +56,17 @@ def parse(text: str) -> n.Query:
     return query
 
 
+def too_deep() -> CosmosError:
+    """Return the 400 for a query that is nested too deeply to be computed."""
+    return bad_request("The SQL query is nested too deeply.")
+
+
 def _position(error: lark.UnexpectedInput, text: str) -> int:
     token = error.token if isinstance(error, lark.UnexpectedToken) else None
     return len(text) if token is None or token.start_pos is None else token.start_pos
 
 
-def _unquote(text: str) -> str:
-    out: list[str] = []
-    position = 1
-    while position < len(text) - 1:
-        char = text[position]
-        if char != "\\":
-            out.append(char)
-            position += 1
-            continue
-        char = text[position + 1]
-        if char == "u":
-            digits = text[position + 2 : position + 6]
-            try:
-                out.append(chr(int(digits, 16)))
-            except ValueError as error:
-                raise bad_request("A string holds an invalid \\u escape.") from error
-            position += 6
-        else:
-            out.append(_ESCAPES.get(char, char))
-            position += 2
-    joined = "".join(out)
-    return joined.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if "\\u" in text else joined
-
-
-class _Builder(lark.Transformer[Any, Any]):
+class _Builder(Transformer_NonRecursive[Any, Any]):
     """Builds nodes bottom-up; each method is named after its grammar rule."""
 
     def query(self, children: list[Any]) -> n.Query:
@@ -109,8 +100,7 @@ class _Builder(lark.Transformer[Any, Any]):
         return {"sources": tuple(children)}
 
     def source_plain(self, children: list[Any]) -> n.Source:
-        collection = children[0]
-        return n.Source(_implied_alias(collection), collection, iterate=False)
+        return n.Source(_implied_alias(children[0]), children[0], iterate=False)
 
     def source_alias(self, children: list[Any]) -> n.Source:
         return n.Source(children[1], children[0], iterate=False)
@@ -125,7 +115,7 @@ class _Builder(lark.Transformer[Any, Any]):
         return path
 
     def collection_query(self, children: list[Any]) -> n.Expression:
-        return n.Subquery("ARRAY", children[0])
+        return n.Subquery("ROWS", children[0])
 
     def step(self, children: list[Any]) -> n.Expression:
         step = children[0]
@@ -173,8 +163,8 @@ class _Builder(lark.Transformer[Any, Any]):
 
     def unary(self, children: list[Any]) -> n.Expression:
         operator, operand = children
-        if operator == "-" and isinstance(operand, n.Literal) and isinstance(operand.value, int | float):
-            return n.Literal(-operand.value)
+        if operator == "-" and isinstance(operand, n.Literal) and type(operand.value) in {int, float}:
+            return n.Literal(finite(-operand.value))  # type: ignore[operator]  # a number
         return n.Unary(str(operator), operand)
 
     def in_(self, children: list[Any]) -> n.Expression:
@@ -190,10 +180,13 @@ class _Builder(lark.Transformer[Any, Any]):
         return n.Unary("NOT", n.Between(*children))
 
     def like(self, children: list[Any]) -> n.Expression:
-        return n.Like(*children)
+        value, pattern, escape = children
+        if escape is not None:
+            escape = n.Parameter(str(escape)) if escape.type == "PARAMETER" else n.Literal(unquoted(escape))
+        return n.Like(value, pattern, escape)
 
     def not_like(self, children: list[Any]) -> n.Expression:
-        return n.Unary("NOT", n.Like(*children))
+        return n.Unary("NOT", self.like(children))
 
     def member(self, children: list[Any]) -> n.Expression:
         return n.Member(children[0], n.Literal(children[1]))
@@ -237,22 +230,22 @@ class _Builder(lark.Transformer[Any, Any]):
 
     def field(self, children: list[Any]) -> tuple[str, n.Expression]:
         name, value = children
-        return (_unquote(name) if isinstance(name, lark.Token) else name), value
+        return (unquoted(name) if isinstance(name, lark.Token) else name), value
 
     def array_literal(self, children: list[Any]) -> n.Expression:
         return n.ArrayLiteral(tuple(child for child in children if child is not None))
 
     def number(self, children: list[Any]) -> n.Expression:
-        return n.Literal(float(children[0]))
+        return n.Literal(finite(float(children[0])))
 
     def integer(self, children: list[Any]) -> n.Expression:
-        return _whole(int(children[0]))
+        return n.Literal(whole_number(children[0]))
 
     def hex(self, children: list[Any]) -> n.Expression:
-        return _whole(int(children[0], 16))
+        return n.Literal(finite(int(children[0], 16)))
 
     def string(self, children: list[Any]) -> n.Expression:
-        return n.Literal(_unquote(children[0]))
+        return n.Literal(unquoted(children[0]))
 
     def true(self, _: list[Any]) -> n.Expression:
         return n.Literal(value=True)
@@ -267,16 +260,21 @@ class _Builder(lark.Transformer[Any, Any]):
         return n.Literal(UNDEFINED)
 
 
-def _whole(value: int) -> n.Literal:
-    return n.Literal(value if abs(value) < 1 << 63 else float(value))
-
-
 def _count(token: lark.Token) -> n.Expression:
-    return n.Parameter(str(token)) if token.type == "PARAMETER" else n.Literal(int(token))
+    return n.Parameter(str(token)) if token.type == "PARAMETER" else n.Literal(_limit(token))
 
 
-def _implied_alias(collection: n.Expression) -> str:
+def _limit(digits: str) -> int:
+    if len(digits) > len(str(MAX_COUNT)) or int(digits) > MAX_COUNT:
+        message = f"The count {digits[:20]} exceeds the maximum allowed value."
+        raise bad_request(message)
+    return int(digits)
+
+
+def _implied_alias(collection: n.Expression) -> str | None:
     match collection:
+        case n.Subquery():
+            return None
         case n.Name(name):
             return name
         case n.Member(_, n.Literal(str() as name)):

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, Final
 from core.local.cosmos.epk import MAX_EPK, MIN_EPK
 from core.local.cosmos.errors import bad_request
 from core.local.cosmos.sql import nodes as n
+from core.local.cosmos.sql.program import sorts_what_it_selects
 from core.local.cosmos.sql.unparse import expression_text, query_text
 
 if TYPE_CHECKING:
     from core.local.cosmos.sql.program import Program
 
-_OPERATORS: Final = {"COUNT": "Count", "SUM": "Sum", "MIN": "Min", "MAX": "Max", "AVG": "Average"}
+_OPERATORS: Final = {"COUNT": "Count", "COUNTIF": "CountIf", "SUM": "Sum", "MIN": "Min", "MAX": "Max", "AVG": "Average"}
 # The client puts its resume condition here.
 _FILTER: Final = "{documentdb-formattableorderbyquery-filter}"
 
@@ -25,13 +26,7 @@ def query_plan(program: Program, environment: dict[str, Any], epk: str | None) -
         CosmosError: 400 for a query that the client could not combine.
     """
     query = program.query
-    if query.group_by or len(program.aggregates) > 1:
-        feature = "GroupBy" if query.group_by else "MultipleAggregates"
-        message = (
-            "Query contains 1 or more unsupported features. Upgrade your SDK to a version that does support the "
-            f"requested features: Query contained {feature}, which the calling client does not support."
-        )
-        raise bad_request(message)
+    _check_features(program)
     window = program.window(environment)
     order_by = () if program.aggregates else query.order_by
     info: dict[str, Any] = {
@@ -56,12 +51,31 @@ def query_plan(program: Program, environment: dict[str, Any], epk: str | None) -
     return {"partitionedQueryExecutionInfoVersion": 2, "queryInfo": info, "queryRanges": [keys]}
 
 
+def _check_features(program: Program) -> None:
+    """Refuse what the clients that ask for this plan cannot combine: the answer would be wrong."""
+    query = program.query
+    missing = [
+        name
+        for name, asked in (
+            ("GroupBy", bool(query.group_by)),
+            ("MultipleAggregates", len(program.aggregates) > 1),
+            ("NonValueAggregate", bool(program.aggregates) and not query.value),
+            ("DCount", program.reads_whole),
+        )
+        if asked
+    ]
+    if missing:
+        message = (
+            "Query contains 1 or more unsupported features. Upgrade your SDK to a version that does support the "
+            f"requested features: Query contained {', '.join(missing)}, which the calling client does not support."
+        )
+        raise bad_request(message)
+
+
 def _distinct_type(query: n.Query) -> str:
     if not query.distinct:
         return "None"
-    projected = {item.expression for item in query.items}
-    ordered = bool(query.order_by) and projected <= {key.expression for key in query.order_by}
-    return "Ordered" if ordered else "Unordered"
+    return "Ordered" if sorts_what_it_selects(query) else "Unordered"
 
 
 def _rewritten(query: n.Query, program: Program, offset: int | None, limit: int | None) -> str:
@@ -79,15 +93,21 @@ def _rewritten(query: n.Query, program: Program, offset: int | None, limit: int 
     items = n.ArrayLiteral(tuple(n.ObjectLiteral((("item", key.expression),)) for key in query.order_by))
     selected = [n.SelectItem(items, "orderByItems"), n.SelectItem(_payload(query), "payload")]
     if not query.distinct:
-        rid = n.Member(n.Name(query.sources[0].alias), n.Literal("_rid"))
+        rid = n.Member(_root(query), n.Literal("_rid"))
         selected.insert(0, n.SelectItem(rid, "_rid"))
     condition = _FILTER if query.where is None else f"({expression_text(query.where)}) AND ({_FILTER})"
     return query_text(replace(query, items=tuple(selected), value=False), where=condition)
 
 
+def _root(query: n.Query) -> n.Name:
+    alias = query.sources[0].alias
+    assert alias is not None  # or it could not be sorted by
+    return n.Name(alias)
+
+
 def _payload(query: n.Query) -> n.Expression:
     if not query.items:
-        return n.Name(query.sources[0].alias)
+        return _root(query)
     if query.value:
         return query.items[0].expression
     fields = []
@@ -108,9 +128,11 @@ def _partial_aggregate(query: n.Query) -> str:
     expression = query.items[0].expression if query.items else None
     if len(query.items) != 1 or not isinstance(expression, n.Call) or expression.name not in _OPERATORS:
         raise bad_request("Compositions of aggregates and other expressions are not allowed across partitions.")
-    part: n.Expression = expression
+    count = ("count", n.Call("COUNT", expression.arguments))
+    fields: list[tuple[str, n.Expression]] = [("item", expression)]
     if expression.name == "AVG":
-        total, count = n.Call("SUM", expression.arguments), n.Call("COUNT", expression.arguments)
-        part = n.ObjectLiteral((("sum", total), ("count", count)))
-    row = n.ArrayLiteral((n.ObjectLiteral((("item", part),)),))
+        fields = [("item", n.ObjectLiteral((("sum", n.Call("SUM", expression.arguments)), count)))]
+    elif expression.name in {"MIN", "MAX"}:
+        fields.append(("item2", n.ObjectLiteral(((expression.name.lower(), expression), count))))
+    row = n.ArrayLiteral((n.ObjectLiteral(tuple(fields)),))
     return query_text(replace(query, items=(n.SelectItem(row, None),), value=True, top=None, order_by=()))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from core.local.cosmos.errors import bad_request
 from core.local.cosmos.sql import nodes as n
 from core.local.cosmos.sql.aggregates import aggregate
 from core.local.cosmos.sql.compare import canonical, sort_key
-from core.local.cosmos.sql.evaluate import Scope, compile_expression
-from core.local.cosmos.sql.parser import parse
+from core.local.cosmos.sql.evaluate import CONTEXT, Scope, compile_expression
+from core.local.cosmos.sql.parser import parse, too_deep
+from core.local.cosmos.sql.projection import UNNAMED, compile_select
+from core.local.cosmos.sql.rules import check_clauses
 from core.local.cosmos.values import UNDEFINED
 
 if TYPE_CHECKING:
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
 ROOT = "$root"
 NUMBER = "$number"
+_number_of = attrgetter("number")
 
 
 class Row(NamedTuple):
@@ -40,57 +44,78 @@ class Window(NamedTuple):
 
 
 class Program:
-    """A compiled query. `streams` says that each document's rows do not depend on other documents."""
+    """A compiled query. `streams` says that each document's rows do not depend on other documents.
 
-    def __init__(self, query: n.Query, outer: frozenset[str] | None = None) -> None:
+    A query without FROM is `constant`: it has one row, whatever documents there are. What runs is the `expanded` query,
+    in which names stand for expressions, if there is one.
+    """
+
+    def __init__(
+        self,
+        query: n.Query,
+        outer: frozenset[str] | None = None,
+        parameters: set[str] | None = None,
+        *,
+        expanded: n.Query | None = None,
+    ) -> None:
+        check_clauses(query, nested=outer is not None)
         self.query = query
-        self._binders: list[tuple[str, Evaluator, bool]] = []
+        query = expanded or query
+        self.parameters = set() if parameters is None else parameters
+        self.constant = outer is None and not query.sources
+        self._nested = outer is not None
+        self._inner: Program | None = None
+        self._binders: list[tuple[str, Callable[[Environment], list[Any]]]] = []
         names = outer or frozenset()
         for source in query.sources:
-            names = self._add_source(source, names, top=outer is None)
-        scope = Scope(names, _compile_subquery)
+            names = self._add_source(source, names, top=outer is None and not self._binders)
+        scope = Scope(names, self.parameters, _compile_subquery)
         self._where = compile_expression(query.where, scope) if query.where is not None else None
         self._groups = [compile_expression(key, scope) for key in query.group_by]
-        select_scope = Scope(names, _compile_subquery)
-        select_scope.aggregates = []
-        self._project = _compile_projection(query, select_scope)
-        self._sort = [(compile_expression(key.expression, select_scope), key.descending) for key in query.order_by]
-        self.aggregates = select_scope.aggregates
-        self._aliases = [source.alias for source in query.sources]
+        self._project, self.aggregates = compile_select(query, scope)
+        self._sort = [(compile_expression(key.expression, scope), key.descending) for key in query.order_by]
         self._top, self._offset, self._limit = (
             compile_expression(part, scope) if part is not None else None
             for part in (query.top, query.offset, query.limit)
         )
         self.grouped = bool(self._groups or self.aggregates)
         windowed = query.top is not None or query.offset is not None
-        self.streams = not (self.grouped or windowed or query.order_by or query.distinct)
+        self.streams = not (self.grouped or windowed or query.order_by or query.distinct or self.reads_whole)
+
+    @property
+    def reads_whole(self) -> bool:
+        """Whether the query reads another in FROM that must see all documents first."""
+        return self._inner is not None and not self._inner.streams
 
     def _add_source(self, source: n.Source, names: frozenset[str], *, top: bool) -> frozenset[str]:
-        if isinstance(source.collection, n.Subquery):
-            evaluator, iterate = compile_expression(source.collection, Scope(names, _compile_subquery)), True
-        else:
-            collection: n.Expression = source.collection
-            if top and not self._binders:
-                collection = _rooted(collection)
-                names |= {ROOT}
-            evaluator, iterate = compile_expression(collection, Scope(names, _compile_subquery)), source.iterate
-        if source.alias in self._bound():
-            message = f"The input alias '{source.alias}' is specified more than once in the FROM clause."
+        scope = Scope(names | {ROOT}, self.parameters, _compile_subquery)
+        alias = source.alias or f"{UNNAMED}{len(self._binders)}"
+        if any(alias == bound for bound, _ in self._binders):
+            message = f"The input alias '{alias}' is specified more than once in the FROM clause."
             raise bad_request(message)
-        self._binders.append((source.alias, evaluator, iterate))
-        return names | {source.alias}
-
-    def _bound(self) -> set[str]:
-        return {alias for alias, _, _ in self._binders}
+        collection = source.collection
+        rows = isinstance(collection, n.Subquery)
+        if isinstance(collection, n.Subquery) and top:
+            check_clauses(collection.query, nested=True)
+            self._inner = Program(collection.query, None, self.parameters)
+            collection, rows = n.Name(ROOT), False
+        elif top:
+            collection = _rooted(collection)
+        self._binders.append((alias, _items_of(compile_expression(collection, scope), rows, source.iterate)))
+        return names | {alias}
 
     def rows(self, environment: Environment, roots: Iterable[Any]) -> list[Any]:
         """Return all results over the given documents, ordered and cut as the query says."""
-        rows = self.sorted_rows(environment, enumerate(roots))
+        return [row.value for row in self.cut_rows(environment, enumerate(roots))]
+
+    def cut_rows(self, environment: Environment, roots: Iterable[tuple[int, Any]]) -> list[Row]:
+        """Return the rows over numbered documents that OFFSET, LIMIT and TOP leave."""
+        rows = self.sorted_rows(environment, roots)
         window = self.window(environment)
         first = window.offset or 0
         ends = [first + window.limit] if window.limit is not None else []
         ends += [window.top] if window.top is not None else []
-        return [row.value for row in rows[first : min(ends, default=len(rows))]]
+        return rows[first : min(ends, default=len(rows))]
 
     def rows_of(self, environment: Environment, root: object) -> list[Any]:
         """Return the results of one document; only for a program that streams."""
@@ -111,6 +136,8 @@ class Program:
             value = project(row)
             if value is not UNDEFINED:
                 rows.append(Row(tuple([sort_key(evaluator(row)) for evaluator in sort]), number, part, value))
+        if sort:
+            rows.sort(key=_number_of, reverse=self.descends)
         for index in range(len(sort) - 1, -1, -1):
             rows.sort(key=lambda row, i=index: row.keys[i], reverse=self._sort[index][1])  # type: ignore[misc]
         return list(_distinct(rows)) if self.query.distinct else rows
@@ -122,12 +149,21 @@ class Program:
                 return (rank > other_rank) is not descending
             if value != other:
                 return (value > other) is not descending
-        return (row.number, row.part) > (number, part)
+        if self.query.distinct:
+            return False
+        if row.number != number:
+            return (row.number < number) is self.descends
+        return row.part > part
+
+    @property
+    def descends(self) -> bool:
+        """Whether rows that sort alike follow from the newest document to the oldest: as the first key does."""
+        return bool(self._sort) and self._sort[0][1]
 
     @property
     def resumable(self) -> bool:
         """Whether a row's place is known by its sort keys, whatever was written since."""
-        return bool(self._sort) and not self.grouped and not self.query.distinct
+        return bool(self._sort) and not self.grouped and (not self.query.distinct or sorts_what_it_selects(self.query))
 
     @property
     def sort_width(self) -> int:
@@ -148,6 +184,10 @@ class Program:
 
     def _matches(self, env: Environment, roots: Iterable[tuple[int, Any]]) -> Iterator[Environment]:
         where = self._where
+        if self.constant:
+            roots = ((0, UNDEFINED),)
+        elif self._inner is not None:
+            roots = [(row.number, row.value) for row in self._inner.cut_rows(env, roots)]
         for env[NUMBER], env[ROOT] in roots:
             for _ in self._bind(env, 0):
                 if where is None or where(env) is True:
@@ -157,16 +197,13 @@ class Program:
         if depth == len(self._binders):
             yield
             return
-        alias, evaluator, iterate = self._binders[depth]
-        value = evaluator(env)
-        if not iterate:
-            if value is not UNDEFINED:
-                env[alias] = value
-                yield from self._bind(env, depth + 1)
-        elif type(value) is list:
-            for item in value:
-                env[alias] = item
-                yield from self._bind(env, depth + 1)
+        alias, items = self._binders[depth]
+        context = env.get(CONTEXT) if self._nested or depth else None
+        for item in items(env):
+            if context is not None:
+                context.spend_row()
+            env[alias] = item
+            yield from self._bind(env, depth + 1)
 
     def _grouped(self, env: Environment, roots: Iterable[tuple[int, Any]]) -> Iterator[Environment]:
         groups: dict[bytes, tuple[Environment, list[list[Any]]]] = {}
@@ -178,7 +215,7 @@ class Program:
             for (_, evaluator), values in zip(self.aggregates, group[1], strict=True):
                 values.append(evaluator(row))
         if not groups and not self._groups:
-            nothing = {**env, **dict.fromkeys(self._aliases, UNDEFINED), NUMBER: 0}
+            nothing = {**env, **dict.fromkeys([alias for alias, _ in self._binders], UNDEFINED), NUMBER: 0}
             groups[b""] = (nothing, [[] for _ in self.aggregates])
         for row, collected in groups.values():
             for index, ((name, _), values) in enumerate(zip(self.aggregates, collected, strict=True)):
@@ -205,50 +242,53 @@ def _distinct(rows: Iterable[Row]) -> Iterator[Row]:
             yield row
 
 
+def sorts_what_it_selects(query: n.Query) -> bool:
+    """Say whether rows that are equal follow each other: the selected expressions are the first sort keys."""
+    selected = {item.expression for item in query.items}
+    return bool(selected) and selected == {key.expression for key in query.order_by[: len(selected)]}
+
+
 def _rooted(collection: n.Expression) -> n.Expression:
     if isinstance(collection, n.Member):
         return n.Member(_rooted(collection.owner), collection.index)
     return n.Name(ROOT)
 
 
-def _compile_projection(query: n.Query, scope: Scope) -> Evaluator:
-    if not query.items:
-        if len(query.sources) != 1:
-            raise bad_request("'SELECT *' is only valid with a single input set.")
-        alias = query.sources[0].alias
-        return lambda env: env[alias]
-    if query.value:
-        return compile_expression(query.items[0].expression, scope)
-    fields: dict[str, Evaluator] = {}
-    for item in query.items:
-        name = item.alias or _implied_name(item.expression) or f"${len([f for f in fields if f.startswith('$')]) + 1}"
-        if name in fields:
-            message = f"The name '{name}' is projected more than once; use aliases."
-            raise bad_request(message)
-        fields[name] = compile_expression(item.expression, scope)
-    compiled = list(fields.items())
-    return lambda env: {name: v for name, value in compiled if (v := value(env)) is not UNDEFINED}
+def _items_of(evaluator: Evaluator, rows: bool, iterate: bool) -> Callable[[Environment], list[Any]]:
+    """Return what a FROM collection binds its alias to: a value, the rows of a query, or the elements of either."""
 
+    def items(env: Environment) -> list[Any]:
+        found = evaluator(env)
+        values: list[Any] = found if rows else [found]
+        if iterate:
+            return [item for value in values if type(value) is list for item in value]
+        return [] if found is UNDEFINED else values
 
-def _implied_name(expression: n.Expression) -> str | None:
-    match expression:
-        case n.Name(name):
-            return name
-        case n.Member(_, n.Literal(str() as name)):
-            return name
-    return None
+    return items
 
 
 def _compile_subquery(query: n.Query, scope: Scope) -> Callable[[Environment], list[Any]]:
-    program = Program(query, scope.names)
+    program = Program(query, scope.names, scope.parameters)
     return lambda env: program.rows(env, (env.get(ROOT),))
 
 
-@lru_cache(maxsize=1024)
 def compile_query(text: str) -> Program:
     """Return the program of a query.
 
     Raises:
         CosmosError: 400 for a query that is not valid.
     """
-    return Program(parse(text))
+    return _short(text) if len(text) <= _SHORT else _long(text)
+
+
+def _compile(text: str) -> Program:
+    try:
+        return Program(parse(text))
+    except RecursionError as error:
+        raise too_deep() from error
+
+
+# A program takes up to a hundred times the memory of its text. Long ones are kept for their next pages.
+_SHORT = 2048
+_short = lru_cache(maxsize=512)(_compile)
+_long = lru_cache(maxsize=8)(_compile)

@@ -5,19 +5,49 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from core.local.cosmos.errors import bad_request
 from core.local.cosmos.values import UNDEFINED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+
+_INT64 = 1 << 63
+MANY = 1 << 16  # how many arguments a function takes that takes any number
 
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A function of `minimum` to `maximum` arguments, on JSON values or `UNDEFINED`."""
+    """A function of `minimum` to `maximum` arguments, on JSON values or `UNDEFINED`.
+
+    With `contextual` it gets the `Context` of its query before them.
+    """
 
     call: Callable[..., Any]
     minimum: int
     maximum: int
+    contextual: bool = False
+
+
+@dataclass(slots=True)
+class Context:
+    """What all parts of a query share: when it runs (ticks since 1970), and how much of what could never end is left.
+
+    `patience` are seconds for regular expressions, `rows` what joins and sub-queries may make.
+    """
+
+    ticks: int
+    patience: float = 0.5
+    rows: int = 1_000_000
+
+    def spend_row(self) -> None:
+        """Count a row of a join or a sub-query.
+
+        Raises:
+            CosmosError: 400 if there were too many.
+        """
+        self.rows -= 1
+        if self.rows < 0:
+            raise bad_request("The joins and sub-queries of the query make too many rows.")
 
 
 def raw(call: Callable[..., Any], minimum: int, maximum: int | None = None) -> Function:
@@ -25,7 +55,7 @@ def raw(call: Callable[..., Any], minimum: int, maximum: int | None = None) -> F
     return Function(call, minimum, minimum if maximum is None else maximum)
 
 
-def typed(call: Callable[..., Any], *types: str, optional: int = 0) -> Function:
+def typed(call: Callable[..., Any], *types: str, optional: int = 0, contextual: bool = False) -> Function:
     """Return a function that is undefined unless its arguments have the given types.
 
     `types` are letters: `s` string, `n` number, `i` integer, `b` boolean, `a` array, `o` object, `v` any defined value.
@@ -38,7 +68,40 @@ def typed(call: Callable[..., Any], *types: str, optional: int = 0) -> Function:
                 return UNDEFINED
         return call(*arguments)
 
-    return Function(checked, len(types) - optional, len(types))
+    def checked_in(context: Context, *arguments: Any) -> Any:  # noqa: ANN401 - JSON
+        for kind, argument in zip(types, arguments, strict=False):
+            if not _is(kind, argument):
+                return UNDEFINED
+        return call(context, *arguments)
+
+    return Function(checked_in if contextual else checked, len(types) - optional, len(types), contextual)
+
+
+def any_true(results: Iterable[Any]) -> Any:  # noqa: ANN401 - a boolean or UNDEFINED
+    """Join results by OR: one that is undefined counts unless another is true."""
+    return _joined(results, deciding=True)
+
+
+def all_true(results: Iterable[Any]) -> Any:  # noqa: ANN401 - a boolean or UNDEFINED
+    """Join results by AND: one that is undefined counts unless another is false."""
+    return _joined(results, deciding=False)
+
+
+def _joined(results: Iterable[Any], *, deciding: bool) -> Any:  # noqa: ANN401 - a boolean or UNDEFINED
+    joined: Any = not deciding
+    for result in results:
+        if result is deciding:
+            return deciding
+        if result is UNDEFINED:
+            joined = UNDEFINED
+    return joined
+
+
+def is_integer(value: object) -> bool:
+    """Say whether a value is a whole number of 64 bits."""
+    if type(value) is float:
+        return value.is_integer() and -_INT64 <= value < _INT64
+    return type(value) is int and -_INT64 <= value < _INT64
 
 
 def _is(kind: str, value: object) -> bool:  # noqa: PLR0911 - a table
@@ -46,9 +109,9 @@ def _is(kind: str, value: object) -> bool:  # noqa: PLR0911 - a table
         case "s":
             return type(value) is str
         case "n":
-            return type(value) in {int, float}
+            return type(value) is int or type(value) is float
         case "i":
-            return type(value) is int or (type(value) is float and value.is_integer())
+            return is_integer(value)
         case "b":
             return type(value) is bool
         case "a":

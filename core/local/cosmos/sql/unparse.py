@@ -43,11 +43,9 @@ def _item(item: n.SelectItem) -> str:
 
 def _source(source: n.Source) -> str:
     collection = expression_text(source.collection)
-    if isinstance(source.collection, n.Subquery):
-        collection = collection.removeprefix("ARRAY")
     if source.iterate:
         return f"{source.alias} IN {collection}"
-    return collection if collection == source.alias else f"{collection} AS {source.alias}"
+    return collection if source.alias in {None, collection} else f"{collection} AS {source.alias}"
 
 
 def _list(items: tuple[n.Expression, ...]) -> str:
@@ -65,6 +63,8 @@ def expression_text(node: n.Expression) -> str:  # noqa: C901, PLR0911, PLR0912 
             return f"{expression_text(owner)}[{expression_text(index)}]"
         case n.Unary(operator, operand):
             return f"({operator} {expression_text(operand)})"
+        case n.Binary("AND" | "OR" as operator):
+            return f"({f' {operator} '.join(expression_text(part) for part in n.chain(node))})"
         case n.Binary(operator, left, right):
             return f"({expression_text(left)} {operator} {expression_text(right)})"
         case n.Between(value, low, high):
@@ -84,5 +84,5 @@ def expression_text(node: n.Expression) -> str:  # noqa: C901, PLR0911, PLR0912 
         case n.ArrayLiteral(items):
             return f"[{_list(items)}]"
         case n.Subquery(kind, query):
-            return f"{'' if kind == 'SCALAR' else kind}({query_text(query)})"
+            return f"{kind if kind in {'EXISTS', 'ARRAY'} else ''}({query_text(query)})"
     assert_never(node)
