@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import sys
 from contextlib import asynccontextmanager
@@ -13,6 +12,7 @@ from core.errors import CrossfeedError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 _STOP_TIMEOUT_S = 5.0
 
@@ -22,16 +22,21 @@ class EmbeddedCosmosError(CrossfeedError):
 
 
 @asynccontextmanager
-async def cosmos_process() -> AsyncIterator[tuple[str, str]]:
+async def cosmos_process(file: Path | None = None) -> AsyncIterator[tuple[str, str]]:
     """Yield the endpoint and the key of a server that lives as long as the context.
+
+    Args:
+        file: what keeps its documents; None: they live in memory.
 
     Raises:
         EmbeddedCosmosError: it did not start.
 
     """
-    # A session of its own: Ctrl-C on the terminal is for whoever uses the server, and ends it last.
+    # The kernel closes its standard input when this process ends, even by `kill -9`. A session of its own: Ctrl-C on
+    # the terminal is for whoever uses the server, and ends it last.
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "core.local.cosmos_process"),
+        *(sys.executable, "-m", "core.local.cosmos", "--until-eof"),
+        *(() if file is None else ("--file", file)),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -44,7 +49,7 @@ async def cosmos_process() -> AsyncIterator[tuple[str, str]]:
     try:
         line = await process.stdout.readline()
         if not line:
-            msg = f"the embedded Cosmos DB did not start: {await watching}"
+            msg = f"the embedded Cosmos DB did not start: {(await watching).removeprefix('error: ')}"
             raise EmbeddedCosmosError(msg)
         address = json.loads(line)
         yield address["endpoint"], address["key"]
@@ -70,28 +75,3 @@ async def _last_line(stream: asyncio.StreamReader) -> str:
     async for line in stream:
         last = line.strip() or last
     return last.decode(errors="replace")
-
-
-async def _serve() -> None:
-    from core.local.cosmos.server import CosmosServer  # noqa: PLC0415 - needs the extra `local`, the parent does not
-
-    async with CosmosServer() as server:
-        sys.stdout.write(json.dumps({"endpoint": server.endpoint, "key": server.key}) + "\n")
-        sys.stdout.flush()
-        # The kernel closes the other end when the parent ends, even by `kill -9`.
-        await asyncio.to_thread(sys.stdin.buffer.read)
-
-
-def main() -> None:
-    """Serve until standard input is closed."""
-    factory = None
-    with contextlib.suppress(ImportError):
-        import uvloop  # noqa: PLC0415 - optional
-
-        factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(_serve())
-
-
-if __name__ == "__main__":
-    main()

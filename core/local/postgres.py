@@ -224,7 +224,9 @@ class EmbeddedPostgres:
     def _stop(self) -> None:
         if self._server is not None:
             # Fast shutdown (sessions are ended, a checkpoint is written), then without checkpoint, then by force.
-            for how in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
+            # What is thrown away needs no checkpoint.
+            fast = () if self._given is None else (signal.SIGINT,)
+            for how in (*fast, signal.SIGQUIT, signal.SIGKILL):
                 self._server.send_signal(how)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._server.wait(_STOP_TIMEOUT)

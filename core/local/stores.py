@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 from core.errors import ConfigurationError, CrossfeedError
 from core.local.cosmos_process import cosmos_process
 from core.local.postgres import EmbeddedPostgres
-from core.local.postgres_home import EmbeddedPostgresError, LocalExtraMissingError
+from core.local.postgres_home import EmbeddedPostgresError, LocalExtraMissingError, prepare_home, server_account
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+COSMOS_FILE = "cosmos.sqlite"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +42,25 @@ async def open_local_stores(directory: Path | None = None) -> AsyncIterator[Loca
     """Boot both stores; they end with the context, or with this process.
 
     Args:
-        directory: where Postgres keeps its data; None: a temporary one that is removed. Cosmos DB lives in memory.
+        directory: where both keep their data; None: a temporary one that is removed, and Cosmos DB lives in memory.
 
     Raises:
-        ConfigurationError: the extra `local` is not installed.
+        ConfigurationError: the extra `local` is not installed, or the directory cannot be made.
         CrossfeedError: one of them did not start.
 
     """
     async with AsyncExitStack() as stack:
+        try:
+            file = None if directory is None else await asyncio.to_thread(_cosmos_file, directory)
+        except OSError as error:
+            msg = f"the directory {directory} cannot be used: {error.strerror}"
+            raise ConfigurationError(msg) from error
+        except EmbeddedPostgresError as error:
+            raise CrossfeedError(str(error)) from error
         server = EmbeddedPostgres(directory)
         try:
             async with asyncio.TaskGroup() as group:
-                cosmos = group.create_task(stack.enter_async_context(cosmos_process()))
+                cosmos = group.create_task(stack.enter_async_context(cosmos_process(file)))
                 group.create_task(stack.enter_async_context(server))
         except* LocalExtraMissingError as errors:
             raise ConfigurationError(str(errors.exceptions[0])) from errors
@@ -59,3 +68,8 @@ async def open_local_stores(directory: Path | None = None) -> AsyncIterator[Loca
             raise CrossfeedError(str(errors.exceptions[0])) from errors
         endpoint, key = cosmos.result()
         yield LocalStores(server.dsn, endpoint, key)
+
+
+def _cosmos_file(directory: Path) -> Path:
+    """Return Cosmos DB's file in the directory, made as Postgres needs it: whichever comes first, both can use it."""
+    return prepare_home(directory.expanduser().absolute(), server_account()) / COSMOS_FILE

@@ -13,6 +13,7 @@ import pytest
 
 from core.domain.mappings import MAPPINGS
 from core.domain.tables import metadata
+from core.local.cosmos.storage.file import open_file
 from core.mappings import Mappings
 from functions.cli import main
 
@@ -192,10 +193,40 @@ def test_the_phase_is_not_set_without_the_word_that_nobody_writes(run: Run) -> N
 
 def test_every_command_has_help_and_exit_codes_are_documented(run: Run) -> None:
     assert "Exit codes" in run("--help")[1]
-    for command in ("migrate", "relay", "mirror", "local", "phase", "demo"):
-        code, output, _ = run(command, "--help")
+    for command in ("migrate", "relay", "mirror", "local", "local cosmos", "phase", "demo"):
+        code, output, _ = run(*command.split(), "--help")
         assert code == 0
         assert "Usage" in output
+
+
+def test_what_is_wrong_with_a_local_cosmos_is_one_line_and_an_exit_code(
+    run: Run, settings: Settings, tmp_path: Path
+) -> None:
+    port = settings.require_cosmos().rstrip("/").rpartition(":")[2]
+    wrong: list[tuple[list[str], int, str]] = [
+        (["--port", port], 1, f"error: cannot listen on 127.0.0.1:{port}: Address already in use"),
+        (["--host", "203.0.113.1"], 2, "error: cannot listen on 203.0.113.1: Cannot assign requested address"),
+        (["--host", "nowhere.invalid"], 2, "error: cannot listen on nowhere.invalid: "),
+        (["--file", str(tmp_path / "no" / "file")], 2, f"error: {tmp_path / 'no' / 'file'} cannot be made: "),
+    ]
+    for options, expected, said in wrong:
+        code, output, errors = run("local", "cosmos", *options)
+        assert (code, output) == (expected, "")
+        [line] = errors.splitlines()
+        assert line.startswith(said)
+    for options in (["cosmos", "--port", "65536"], ["cosmos", "--file", str(tmp_path)], ["--json", "cosmos"]):
+        code, output, errors = run("local", *options)
+        assert (code, output, "Traceback" in errors) == (2, "", False)
+
+
+def test_a_file_that_another_server_has_is_named(run: Run, tmp_path: Path) -> None:
+    connection = open_file(tmp_path / "account.sqlite")
+    code, _, errors = run("local", "cosmos", "--file", str(tmp_path / "account.sqlite"))
+    connection.close()
+    assert (code, errors.splitlines()) == (
+        1,
+        [f"error: {tmp_path / 'account.sqlite'} is in use: another server has it open."],
+    )
 
 
 def test_the_version_is_printed(run: Run) -> None:

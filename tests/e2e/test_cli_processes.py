@@ -4,27 +4,46 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
-from azure.cosmos import CosmosClient
+from azure.cosmos import CosmosClient, PartitionKey
+
+from core.local.cosmos import EMULATOR_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from core.settings import Settings
 
 CROSSFEED = [sys.executable, "-c", "from functions.cli import main; main()"]
 
 
+_started: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays() -> Iterator[None]:
+    """End what a test that failed half-way has started; what these processes have started ends with them."""
+    yield
+    while _started:
+        process = _started.pop()
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
 def start(*arguments: str, settings: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CROSSFEED_")}
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [*CROSSFEED, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -32,6 +51,8 @@ def start(*arguments: str, settings: Mapping[str, str] | None = None) -> subproc
         env=environment | dict(settings or {}),
         start_new_session=True,
     )
+    _started.append(process)
+    return process
 
 
 def environment_of(settings: Settings) -> dict[str, str]:
@@ -67,45 +88,92 @@ def test_relay_and_mirror_end_cleanly_on_a_signal(settings: Settings, cosmos: ob
         assert "Traceback" not in errors
 
 
-def test_local_boots_both_stores_prints_settings_and_leaves_nothing_behind() -> None:
-    process = start("local", "--json", settings={"CROSSFEED_MAPPINGS": "core.domain.mappings:MAPPINGS"})
+@pytest.fixture
+def kept_directory() -> Iterator[Path]:
+    # Not tmp_path: pytest makes that private to root, whose Postgres runs as another user.
+    directory = Path(tempfile.mkdtemp(prefix="crossfeed-test-"))
+    directory.chmod(0o755)
+    yield directory / "stores"
+    shutil.rmtree(directory)
+
+
+def by_a_shell(lines: list[str]) -> dict[str, str]:
+    """Return the environment that a shell has after it read the lines."""
+    script = "set -a\n" + "".join(lines) + 'exec "$0" -c "import json, os; print(json.dumps(dict(os.environ)))"'
+    command = ["/bin/sh", "-c", script, sys.executable]
+    environment: dict[str, str] = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    return environment
+
+
+def test_local_boots_both_stores_prints_settings_keeps_its_directory_and_leaves_no_process(
+    kept_directory: Path,
+) -> None:
+    process = start("local", "--directory", str(kept_directory))
+    assert process.stdout is not None
+    printed = by_a_shell([process.stdout.readline() for _ in range(3)])
+    dsn = printed["CROSSFEED_POSTGRES_DSN"]
+    execute(dsn, "CREATE TABLE kept AS SELECT 1 AS n")
+    with CosmosClient(printed["CROSSFEED_COSMOS_ENDPOINT"], printed["CROSSFEED_COSMOS_KEY"]) as client:
+        client.create_database("kept").create_container("items", PartitionKey("/id")).create_item({"id": "a"})
+        process.kill()
+        process.communicate(timeout=20)
+    wait_for_the_end_of(dsn)
+
+    mapped = {"CROSSFEED_MAPPINGS": "core.domain.mappings:MAPPINGS"}
+    process = start("local", "--directory", str(kept_directory), "--json", settings=mapped)
     assert process.stdout is not None
     printed = json.loads(process.stdout.readline())
-    with psycopg.connect(printed["CROSSFEED_POSTGRES_DSN"]) as connection:
-        assert connection.execute("SELECT 1").fetchone() == (1,)
+    execute(printed["CROSSFEED_POSTGRES_DSN"], "SELECT n FROM kept")
     with CosmosClient(printed["CROSSFEED_COSMOS_ENDPOINT"], printed["CROSSFEED_COSMOS_KEY"]) as client:
-        containers = client.get_database_client("crossfeed").list_containers()
-        assert sorted(item["id"] for item in containers) == [
-            "Accounts",
-            "GameSessions",
-            "PendingSignups",
-            "UserProfiles",
-        ]
+        client.get_database_client("kept").get_container_client("items").read_item("a", "a")
+        containers = [found["id"] for found in client.get_database_client("crossfeed").list_containers()]
+    assert sorted(containers) == ["Accounts", "GameSessions", "PendingSignups", "UserProfiles"]
     process.send_signal(signal.SIGTERM)
     output, errors = process.communicate(timeout=20)
     assert (process.returncode, output) == (0, ""), errors
-    with pytest.raises(psycopg.OperationalError):
-        psycopg.connect(printed["CROSSFEED_POSTGRES_DSN"], connect_timeout=2)
+    wait_for_the_end_of(printed["CROSSFEED_POSTGRES_DSN"])
 
 
-def test_local_prints_lines_that_a_shell_can_read_and_dies_with_its_children() -> None:
-    process = start("local")
-    assert process.stdout is not None
-    lines = [process.stdout.readline() for _ in range(3)]
-    script = "set -a\n" + "".join(lines) + 'exec "$0" -c "import os; print(os.environ[\'CROSSFEED_POSTGRES_DSN\'])"'
-    dsn = subprocess.run(["/bin/sh", "-c", script, sys.executable], capture_output=True, text=True, check=True).stdout
-    with psycopg.connect(dsn.strip()):
-        pass
-    process.kill()
-    process.communicate(timeout=20)
+def execute(dsn: str, statement: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(statement.encode())
+
+
+def wait_for_the_end_of(dsn: str) -> None:
     until = time.monotonic() + 15
     while time.monotonic() < until:
         try:
-            psycopg.connect(dsn.strip(), connect_timeout=1).close()
+            psycopg.connect(dsn, connect_timeout=1).close()
         except psycopg.OperationalError:
             return
         time.sleep(0.1)
     pytest.fail("Postgres outlived the process that started it")
+
+
+@pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
+def test_local_cosmos_prints_its_settings_serves_over_tls_and_keeps_its_file(tmp_path: Path) -> None:
+    common = ("local", "cosmos", "--tls", "--file", str(tmp_path / "account.sqlite"))
+    first = start(*common, "--host", "localhost")
+    assert first.stdout is not None
+    printed = by_a_shell([first.stdout.readline() for _ in range(2)])
+    assert printed["CROSSFEED_COSMOS_ENDPOINT"].startswith("https://localhost:")
+    assert printed["CROSSFEED_COSMOS_KEY"] == EMULATOR_KEY
+    with CosmosClient(printed["CROSSFEED_COSMOS_ENDPOINT"], EMULATOR_KEY) as client:
+        client.create_database("kept")
+        first.send_signal(signal.SIGTERM)
+        assert (*first.communicate(timeout=20), first.returncode) == ("", "", 0)
+
+    second = start(*common, "--host", "0.0.0.0", "--json")
+    assert second.stdout is not None
+    told = json.loads(second.stdout.readline())
+    assert told.keys() == {"CROSSFEED_COSMOS_ENDPOINT", "CROSSFEED_COSMOS_KEY"}
+    with CosmosClient(told["CROSSFEED_COSMOS_ENDPOINT"], told["CROSSFEED_COSMOS_KEY"]) as client:
+        assert [found["id"] for found in client.list_databases()] == ["kept"]
+    second.send_signal(signal.SIGINT)
+    output, errors = second.communicate(timeout=20)
+    assert (second.returncode, output) == (0, "")
+    [line] = errors.splitlines()
+    assert line.startswith("warning: 0.0.0.0 can be reached from other machines, and the key is public")
 
 
 def test_ctrl_c_ends_the_demo_with_130() -> None:

@@ -3,43 +3,60 @@
 from __future__ import annotations
 
 import hmac
+import time
 from base64 import b64decode, b64encode
+from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
+from core.local.cosmos.entra import EntraTokens
 from core.local.cosmos.errors import CosmosError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from core.local.cosmos.messages import Request
 
 # The key that Microsoft documents for its emulators; it protects nothing.
 EMULATOR_KEY: Final = "C2y6yDjf5/R+ob0N8A7Cgv30VRDJIWEHLM+4QDU5DE2nQ9nDuVTqobD4b8mGGyPMbIZnqyMsEcaGQy67XIw/Jw=="
 
+TOKEN_LIFE: Final = 15 * 60  # seconds
+_REMEMBERED: Final = 4096  # characters: nobody fills the memory by what is signed wrongly
+
 
 class Authenticator:
-    """Verifies the HMAC-SHA256 signature of requests against one base64 account key."""
+    """Verifies the HMAC-SHA256 signature of requests against one base64 account key.
 
-    def __init__(self, key: str) -> None:
+    `now` gives the seconds since the epoch: the system's time, because clients sign with theirs, and not the account's.
+    """
+
+    def __init__(self, key: str, now: Callable[[], float] = time.time) -> None:
         self._key = b64decode(key)
+        self._now = now
+        self._entra = EntraTokens(key)
         self._accepts = lru_cache(maxsize=1024)(self._verify)
 
     def check(self, request: Request) -> None:
         """Let a signed request pass.
 
         Raises:
-            CosmosError: 401 without a signature or with one by another key.
+            CosmosError: 401 without a signature or with one by another key, 403 for one that is too old.
         """
         header = request.headers.get("authorization")
         if not header:
             raise CosmosError(401, "Required Header authorization is missing. Pass a valid authorization token.")
         kind, link = signed_resource(request.segments)
+        if header.startswith(("type=aad", "type%3Daad", "type%3daad")):
+            self._entra.check(header, request, kind, self._now())
+            return
         dates = f"{request.headers.get('x-ms-date', '').lower()}\n{request.headers.get('date', '').lower()}"
         if "x-ms-date" in request.headers:
             dates = f"{request.headers['x-ms-date'].lower()}\n"
         text = f"{request.method.lower()}\n{kind}\n{link}\n{dates}\n"
         # A client signs the same text many times within a second.
-        if not self._accepts(header, text):
+        accepts = self._accepts if len(header) + len(text) <= _REMEMBERED else self._verify
+        if not accepts(header, text):
             raise CosmosError(
                 401,
                 "The input authorization token can't serve the request. Please check that the expected payload is "
@@ -50,7 +67,26 @@ class Authenticator:
     def _verify(self, header: str, text: str) -> bool:
         prefix, marker, signature = unquote(header).partition("&sig=")
         if not marker or not prefix.startswith("type=master"):
-            raise CosmosError(401, "Only authorization tokens of the type master are accepted here.")
+            raise CosmosError(401, "Only authorization tokens of the types master and aad are accepted here.")
+        if not self._signed_by_path(text, signature):
+            return False
+        self._check_date(text)
+        return True
+
+    def _check_date(self, text: str) -> None:
+        """Refuse a signature of another time; one that was accepted may be so again while it is remembered."""
+        _, stated, general, _ = text.rsplit("\n", 3)
+        date = stated or general
+        try:
+            signed = parsedate_to_datetime(date).timestamp()
+        except ValueError as error:
+            message = f"The input date header {date!r} is invalid. Please pass in RFC 1123 style date format."
+            raise CosmosError(401, message) from error
+        if abs(self._now() - signed) > TOKEN_LIFE:
+            message = f"The authorization token is not valid at the current time: it was signed at {date!r}."
+            raise CosmosError(403, message)
+
+    def _signed_by_path(self, text: str, signature: str) -> bool:
         if self._signed(text, signature):
             return True
         verb, kind, link, dates = text.split("\n", 3)

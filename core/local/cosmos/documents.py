@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from core.local.cosmos import batch, feed, patch, queries
 from core.local.cosmos.answers import document_headers, partition_headers, read_charge, write_charge
 from core.local.cosmos.epk import MAX_EPK, MIN_EPK
-from core.local.cosmos.errors import CosmosError, bad_request, precondition_failed, too_large
+from core.local.cosmos.errors import CosmosError, bad_request, precondition_failed, too_large, unsupported
 from core.local.cosmos.messages import Request, Response
 from core.local.cosmos.partition_key import canonical
-from core.local.cosmos.targets import check_session
+from core.local.cosmos.targets import SESSION, WEAKER_LEVELS, check_session, logical_partition, named_partition
 from core.local.cosmos.transaction import MAX_DOCUMENT, Transaction, check_match
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class Documents:
             CosmosError: whatever the request is refused with.
         """
         headers = request.headers
+        _check_unserved(headers)
         if id is None:
             if request.method == "GET":
                 if "a-im" in headers:
@@ -67,8 +68,8 @@ class Documents:
             if request.segments[3] == container.properties["_rid"]:
                 id = _named(id, transaction, container)  # noqa: A001
             return self._one(request, transaction, container, id)
-        except CosmosError:
-            transaction.rollback()
+        except Exception as error:
+            _undo(transaction, container, error)
             raise
 
     def _insert(self, request: Request, transaction: Transaction, container: Container) -> Response:
@@ -121,10 +122,10 @@ class Documents:
         """
         if request.method != "POST":
             raise CosmosError(405, f"The method {request.method} is not allowed here.")
-        transaction = Transaction(self._account, container, _required_key(request, container))
-        ids = list(transaction.partition.logical.get(transaction.key, ()))
-        for id_ in ids:
-            transaction.delete(id_)
+        key = _required_key(request, container)
+        transaction = Transaction(self._account, container, key)
+        for document in list(logical_partition(key, container).documents()):
+            transaction.delete(document.id)
         transaction.commit()
         return Response(200, b"", partition_headers(transaction.partition, container), write_charge(0))
 
@@ -135,7 +136,7 @@ class Documents:
         minimum = headers.get("x-ms-start-epk", MIN_EPK).upper()
         maximum = headers.get("x-ms-end-epk", MAX_EPK).upper()
         key_bytes = None
-        if key is not None and len(key) == len(container.key_definition.paths):
+        if key is not None and container.key_definition.is_whole(key):
             key_bytes = canonical(key)
             minimum = container.key_definition.epk(key)
             maximum = minimum + "0"
@@ -154,8 +155,8 @@ class Documents:
             key=key_bytes,
         )
         if "full-fidelity" in mode:
-            container.keeps_history = True
-            page = feed.all_versions(partition, query)
+            container.keep_history()
+            page = feed.all_versions(partition, query, container.key_definition.paths)
         elif "incremental" in mode:
             page = feed.latest_versions(partition, query)
         else:
@@ -168,6 +169,26 @@ class Documents:
         rid = container.properties["_rid"].encode()
         body = b'{"_rid":"%b","Documents":[%b],"_count":%d}' % (rid, b",".join(page.items), len(page.items))
         return Response(200, body, answer, read_charge(len(body)))
+
+
+def _undo(transaction: Transaction, container: Container, error: Exception) -> None:
+    """Undo a transaction, and let a refusal tell how far its partition is, as any other answer does."""
+    transaction.rollback()
+    if isinstance(error, CosmosError):
+        error.headers |= partition_headers(transaction.partition, container)
+
+
+def _check_unserved(headers: dict[str, str]) -> None:
+    """Refuse what would silently not be done: triggers, and more consistency than the account has."""
+    if "x-ms-documentdb-pre-trigger-include" in headers or "x-ms-documentdb-post-trigger-include" in headers:
+        raise unsupported("triggers")
+    level = headers.get("x-ms-consistency-level", SESSION)
+    if level != SESSION and level not in WEAKER_LEVELS:
+        message = (
+            f"ConsistencyLevel {level} specified in the request is invalid when service is configured with "
+            f"consistency level {SESSION}. Ensure the request consistency level is not stronger than the service's."
+        )
+        raise bad_request(message)
 
 
 def _named(rid: str, transaction: Transaction, container: Container) -> str:
@@ -184,10 +205,10 @@ def feed_partition(range_id: str | None, container: Container, minimum: str, max
     """Return the one physical partition that a feed request reads.
 
     Raises:
-        CosmosError: 410/1002 if it is gone, 400 if the request spans several.
+        CosmosError: 410/1002 if it is gone or elsewhere, 400 if the request spans several.
     """
     if range_id is not None:
-        return container.partition_by_id(range_id.rpartition(",")[2])
+        return named_partition(range_id, container, minimum, maximum)
     partitions = container.overlapping(minimum, maximum)
     if len(partitions) != 1:
         raise bad_request("A change feed request must name one partition key range; this one spans several.")
@@ -206,7 +227,7 @@ def _required_key(request: Request, container: Container) -> PartitionKeyValue:
     key = container.key_definition.of_header(request.headers.get("x-ms-documentdb-partitionkey"))
     if key is None:
         raise bad_request("PartitionKey value must be supplied for this operation.")
-    if len(key) != len(container.key_definition.paths):
+    if not container.key_definition.is_whole(key):
         raise bad_request(
             "Partition key provided either doesn't correspond to definition in the collection or doesn't match "
             "partition key field values specified in the document.",

@@ -133,7 +133,7 @@ def _epk_v1(key: PartitionKeyValue) -> str:
     return (_encode_number_v1(hashed) + b"".join(_encode_v1(v) for v in cut)).hex().upper()
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=16384)
 def _epk_cached(kind: str, version: int, typed: tuple[tuple[type, KeyComponent], ...]) -> str:
     key = tuple(value for _, value in typed)
     if kind == "MultiHash":
@@ -160,5 +160,5 @@ def even_boundaries(count: int, kind: str, version: int) -> list[str]:
         if kind == "Hash" and version == 1:
             inner.append(_encode_number_v1(float((i << 32) // count)).hex().upper())
         else:
-            inner.append(f"{i * HASH_SPACE_V2 // count:032X}")
+            inner.append(f"{i * (HASH_SPACE_V2 // count):032X}")
     return [MIN_EPK, *inner, MAX_EPK]

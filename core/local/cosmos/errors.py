@@ -22,6 +22,7 @@ CODES: Final[dict[int, str]] = {
     413: "RequestEntityTooLarge",
     424: "FailedDependency",
     429: "TooManyRequests",
+    431: "RequestHeaderFieldsTooLarge",
     449: "RetryWith",
     500: "InternalServerError",
     503: "ServiceUnavailable",
@@ -29,13 +30,14 @@ CODES: Final[dict[int, str]] = {
 
 
 class CosmosError(Exception):
-    """A refusal: HTTP `status`, Cosmos `substatus` (0 = none) and a `message` for the caller."""
+    """A refusal: HTTP `status`, Cosmos `substatus` (0 = none), a `message` for the caller, headers of the answer."""
 
     def __init__(self, status: int, message: str, substatus: int = 0) -> None:
         super().__init__(message)
         self.status = status
         self.substatus = substatus
         self.message = message
+        self.headers: dict[str, str] = {}
 
     @property
     def code(self) -> str:

@@ -10,6 +10,7 @@ import orjson
 
 from core.local.cosmos.epk import MAX_EPK, MIN_EPK
 from core.local.cosmos.errors import bad_request
+from core.local.cosmos.values import UNDEFINED, walk
 
 if TYPE_CHECKING:
     from core.local.cosmos.partition import HistoryEntry, PhysicalPartition
@@ -95,8 +96,8 @@ def latest_versions(partition: PhysicalPartition, query: FeedQuery) -> FeedPage:
     return FeedPage(items, max(partition.lsn, query.after))
 
 
-def all_versions(partition: PhysicalPartition, query: FeedQuery) -> FeedPage:
-    """Return the next page of every change, deletes and expiries included.
+def all_versions(partition: PhysicalPartition, query: FeedQuery, key_paths: list[tuple[str, ...]]) -> FeedPage:
+    """Return the next page of every change, deletes and expiries included, of a container with the key `key_paths`.
 
     Raises:
         CosmosError: 400 if the continuation is older than what is retained.
@@ -113,12 +114,12 @@ def all_versions(partition: PhysicalPartition, query: FeedQuery) -> FeedPage:
                 return FeedPage(items, lsn)
             lsn = entry.lsn
         if query.minimum <= entry.document.epk < query.maximum and query.key in {None, entry.document.key}:
-            items.append(_version(entry))
+            items.append(_version(entry, key_paths))
             size += len(items[-1])
     return FeedPage(items, max(partition.lsn, query.after))
 
 
-def _version(entry: HistoryEntry) -> bytes:
+def _version(entry: HistoryEntry, key_paths: list[tuple[str, ...]]) -> bytes:
     metadata: dict[str, Any] = {"lsn": entry.lsn, "crts": int(entry.time)}
     if entry.new is not None and entry.old is None:
         metadata["operationType"] = "create"
@@ -130,5 +131,10 @@ def _version(entry: HistoryEntry) -> bytes:
     metadata["operationType"] = "delete"
     if entry.expired:
         metadata["timeToLiveExpired"] = True
+    # The service leaves out the previous version where it does not have it, but never which document it was.
+    old = orjson.loads(entry.old or b"{}")
+    key = {"/".join(path): walk(old, path) for path in key_paths}
+    metadata["id"] = old.get("id")
+    metadata["partitionKey"] = {name: value for name, value in key.items() if value is not UNDEFINED}
     previous = orjson.Fragment(entry.old or b"{}")
     return orjson.dumps({"current": {}, "previous": previous, "metadata": metadata})

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from core.local.cosmos.errors import CosmosError, bad_request
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from core.local.cosmos.container import Container
+
 
 @dataclass(slots=True)
 class Request:
-    """A request: the unquoted path segments, lower-case header names, and the whole body."""
+    """A request: the unquoted path segments, lower-case header names, and the whole body.
+
+    A read of a replica that is behind has its `view` of the container.
+    """
 
     method: str
     segments: list[str]
     headers: dict[str, str]
     body: bytes
+    view: Callable[[Container], Container] | None = None
 
     def flag(self, name: str) -> bool:
         """Say whether a header is `true`."""
@@ -78,5 +87,5 @@ def json_response(status: int, body: object, headers: dict[str, str] | None = No
 
 def error_response(error: CosmosError) -> Response:
     """Return the response for a refusal."""
-    headers = {"x-ms-substatus": str(error.substatus)} if error.substatus else {}
+    headers = error.headers | ({"x-ms-substatus": str(error.substatus)} if error.substatus else {})
     return json_response(error.status, {"code": error.code, "message": error.message}, headers)

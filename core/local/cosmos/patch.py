@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     from core.local.cosmos.partition import Document
 
 MAX_OPERATIONS = 10
-_IMMUTABLE = frozenset({"id", "_rid", "_ts", "_etag", "_self", "_attachments"})
+_IMMUTABLE = [("id",), ("_rid",), ("_ts",), ("_etag",), ("_self",), ("_attachments",)]
+_INT64 = range(-(1 << 63), 1 << 64)  # what JSON is written with
 
 
 def apply(request: dict[str, Any], document: Document, container: Container) -> dict[str, Any]:
@@ -34,18 +36,16 @@ def apply(request: dict[str, Any], document: Document, container: Container) -> 
     if condition is not None and not queries.holds(str(condition), document.body):
         raise precondition_failed()
     body: dict[str, Any] = orjson.loads(document.raw)
-    keys = {path[0] for path in container.key_definition.paths}
+    fixed = [*_IMMUTABLE, *container.key_definition.paths]
     for operation in operations:
-        _apply_one(body, operation, keys)
+        _apply_one(body, operation, fixed)
     return body
 
 
-def _apply_one(body: dict[str, Any], operation: dict[str, Any], keys: set[str]) -> None:
+def _apply_one(body: dict[str, Any], operation: dict[str, Any], fixed: list[tuple[str, ...]]) -> None:
     kind = str(operation.get("op", "")).lower()
     path = _pointer(operation.get("path"))
-    if path[0] in _IMMUTABLE or path[0] in keys:
-        message = f"The path '/{path[0]}' cannot be patched."
-        raise bad_request(message)
+    _check_free(path, fixed)
     if kind in {"add", "set", "replace", "incr"} and "value" not in operation:
         message = f"The patch operation {kind!r} lacks its value."
         raise bad_request(message)
@@ -63,12 +63,21 @@ def _apply_one(body: dict[str, Any], operation: dict[str, Any], keys: set[str]) 
         case "move":
             source = _pointer(operation.get("from"))
             value = _read(body, source)
-            if value is UNDEFINED or source[0] in _IMMUTABLE or source[0] in keys:
+            _check_free(source, fixed)
+            if value is UNDEFINED:
                 raise _missing(source)
             _remove(body, source)
             _write(body, path, value, insert=False)
         case _:
             message = f"The patch operation {kind!r} is not supported."
+            raise bad_request(message)
+
+
+def _check_free(path: list[str], fixed: list[tuple[str, ...]]) -> None:
+    """Refuse to touch what is fixed, what it lies in and what lies in it."""
+    for names in fixed:
+        if all(one == other for one, other in zip(path, names, strict=False)):
+            message = f"The path '/{'/'.join(names)}' cannot be patched."
             raise bad_request(message)
 
 
@@ -86,9 +95,14 @@ def _missing(path: list[str]) -> Exception:
 def _step(value: Any, name: str) -> Any:  # noqa: ANN401 - JSON
     if type(value) is dict:
         return value.get(name, UNDEFINED)
-    if type(value) is list and name.isdecimal() and int(name) < len(value):
-        return value[int(name)]
+    if type(value) is list and (index := _index(name)) is not None and index < len(value):
+        return value[index]
     return UNDEFINED
+
+
+def _index(name: str) -> int | None:
+    """Return the array index that a part of a path is, None if it is none: `0`, or digits that start with another."""
+    return int(name) if name.isascii() and name.isdecimal() and (name == "0" or name[0] != "0") else None
 
 
 def _read(body: dict[str, Any], path: list[str]) -> Any:  # noqa: ANN401 - JSON
@@ -102,15 +116,13 @@ def _write(body: dict[str, Any], path: list[str], value: object, *, insert: bool
     owner, name = _read(body, path[:-1]), path[-1]
     if type(owner) is dict:
         owner[name] = value
-    elif type(owner) is list and (name == "-" or (name.isdecimal() and int(name) == len(owner))):
-        owner.append(value)
-    elif type(owner) is list and name.isdecimal() and int(name) < len(owner):
-        if insert:
-            owner.insert(int(name), value)
-        else:
-            owner[int(name)] = value
-    else:
+        return
+    index = None
+    if type(owner) is list:
+        index = len(owner) if name == "-" else _index(name)
+    if index is None or index > len(owner):
         raise _missing(path)
+    owner[index : index if insert else index + 1] = [value]
 
 
 def _remove(body: dict[str, Any], path: list[str]) -> None:
@@ -131,4 +143,9 @@ def _increment(body: dict[str, Any], path: list[str], value: object) -> None:
         old = 0
     if isinstance(old, bool) or not isinstance(old, int | float):
         raise bad_request("An increment needs a number to add to.")
-    _write(body, path, old + value, insert=False)
+    total = old + value
+    if isinstance(total, int) and total not in _INT64:
+        total = float(total)
+    if isinstance(total, float) and not isfinite(total):
+        raise bad_request("The sum of an increment is no number that JSON can hold.")
+    _write(body, path, total, insert=False)

@@ -9,7 +9,7 @@ import orjson
 
 from core.local.cosmos import offers
 from core.local.cosmos.documents import Documents
-from core.local.cosmos.errors import CosmosError, bad_request, not_found, unsupported
+from core.local.cosmos.errors import CosmosError, bad_request, not_found, precondition_failed, unsupported
 from core.local.cosmos.messages import Request, Response, json_response
 from core.local.cosmos.queries import CROSS_PARTITION, filter_resources
 
@@ -26,7 +26,7 @@ _NO_SCRIPTS = frozenset({"sprocs", "triggers", "udfs", "users", "permissions", "
 class Router:
     """Answers the requests of one account."""
 
-    def __init__(self, account: Account, authenticator: Authenticator, endpoint: Callable[[], str]) -> None:
+    def __init__(self, account: Account, authenticator: Authenticator, endpoint: Callable[[Request], str]) -> None:
         self._account = account
         self._authenticator = authenticator
         self._endpoint = endpoint
@@ -71,12 +71,12 @@ class Router:
         if intended is not None and intended != container.properties["_rid"]:
             raise bad_request("The container was deleted and created again: its resource id differs.", 1024)
         container.expire()
-        return container
+        return container if request.view is None else request.view(container)
 
     def _account_properties(self, request: Request) -> Response:
         if request.method != "GET":
             raise _not_allowed(request)
-        location = [{"name": "Local", "databaseAccountEndpoint": self._endpoint()}]
+        location = [{"name": "Local", "databaseAccountEndpoint": self._endpoint(request)}]
         return json_response(
             200,
             {
@@ -112,6 +112,7 @@ class Router:
         if request.method == "GET":
             return _resource(200, database.properties)
         if request.method == "DELETE":
+            _check_current(request, database.properties)
             self._account.delete_database(name)
             return Response(204, charge=4.95)
         raise _not_allowed(request)
@@ -143,17 +144,21 @@ class Router:
                     response.headers["x-ms-documentdb-collection-index-transformation-progress"] = "100"
                 return response
             case "PUT":
+                _check_current(request, container.properties)
                 container = self._account.replace_container(database, name, request.json_object())
                 return _resource(200, container.properties, f"dbs/{database}")
             case "DELETE":
+                _check_current(request, container.properties)
                 self._account.delete_container(database, name)
                 return Response(204, charge=4.95)
         raise _not_allowed(request)
 
     def _ranges(self, request: Request, container: Container) -> Response:
-        etag = f'"{container.generation}"'
-        known = request.headers.get("if-none-match", "").strip('"')
-        seen = int(known) if known.isdecimal() else 0
+        # A container that took the place of another has ranges of its own, whatever the client knows of the other's.
+        rid = container.properties["_rid"]
+        etag = f'"{rid}-{container.generation}"'
+        owner, _, known = request.headers.get("if-none-match", "").strip('"').rpartition("-")
+        seen = int(known) if owner == rid and known.isdecimal() else 0
         if seen >= container.generation:
             return Response(304, headers={"etag": etag})
         share = 1 / len(container.partitions)
@@ -204,6 +209,11 @@ def _conflicts(request: Request, container: Container, rest: list[str]) -> Respo
 
 def _is_query(request: Request) -> bool:
     return request.flag("x-ms-documentdb-isquery") or "query+json" in request.headers.get("content-type", "")
+
+
+def _check_current(request: Request, properties: dict[str, Any]) -> None:
+    if request.headers.get("if-match", "*") not in {"*", properties["_etag"]}:
+        raise precondition_failed()
 
 
 def _not_allowed(request: Request) -> CosmosError:

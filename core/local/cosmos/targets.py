@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from core.local.cosmos.epk import MAX_EPK, MIN_EPK
-from core.local.cosmos.errors import not_found
+from core.local.cosmos.errors import bad_request, gone, not_found
 from core.local.cosmos.partition_key import canonical
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from core.local.cosmos.messages import Request
     from core.local.cosmos.partition import Document, PhysicalPartition
 
+SESSION = "Session"
+WEAKER_LEVELS = frozenset({"ConsistentPrefix", "Eventual"})
+_SESSION_TOKEN = re.compile(r"([0-9]+):(?:-?[0-9]+#)?([0-9]{1,18})(?:#[0-9]+=-?[0-9]+)*", re.ASCII)
 _number_of = attrgetter("rid")
 
 
@@ -56,6 +60,19 @@ def logical_partition(key: PartitionKeyValue, container: Container) -> Target:
     return Target([container.partition_of(container.key_definition.epk(key))], key=canonical(key))
 
 
+def named_partition(range_id: str, container: Container, minimum: str, maximum: str) -> PhysicalPartition:
+    """Return the partition that a request names and that holds keys of `[minimum, maximum)`.
+
+    Raises:
+        CosmosError: 410/1002 for one that is gone, or that lies elsewhere: the client knows another container's ranges.
+    """
+    partition = container.partition_by_id(range_id.rpartition(",")[2])
+    if not (partition.minimum < maximum and minimum < partition.maximum):
+        message = f"The partition key range {range_id} does not hold the requested effective partition keys."
+        raise gone(message)
+    return partition
+
+
 def target_of(request: Request, container: Container) -> Target:
     """Return what a request reads.
 
@@ -64,7 +81,7 @@ def target_of(request: Request, container: Container) -> Target:
     """
     headers = request.headers
     key = container.key_definition.of_header(headers.get("x-ms-documentdb-partitionkey"))
-    if key and len(key) == len(container.key_definition.paths):
+    if key is not None and container.key_definition.is_whole(key):
         return logical_partition(key, container)
     minimum = headers.get("x-ms-start-epk", MIN_EPK).upper()
     maximum = headers.get("x-ms-end-epk", MAX_EPK).upper()
@@ -73,7 +90,7 @@ def target_of(request: Request, container: Container) -> Target:
         maximum = minimum + MAX_EPK
     range_id = headers.get("x-ms-documentdb-partitionkeyrangeid")
     if range_id is not None:
-        return Target([container.partition_by_id(range_id.rpartition(",")[2])], minimum, maximum)
+        return Target([named_partition(range_id, container, minimum, maximum)], minimum, maximum)
     scoped = "x-ms-start-epk" in headers or key is not None
     return Target(container.overlapping(minimum, maximum), minimum, maximum, scoped=scoped)
 
@@ -81,15 +98,20 @@ def target_of(request: Request, container: Container) -> Target:
 def check_session(request: Request, partition: PhysicalPartition) -> None:
     """Refuse a read that has seen more than this partition has.
 
+    A token is `range:version#lsn#region=lsn…` or `range:lsn`, and several are separated by commas. What was seen of a
+    partition counts for those that it was split into; a read with a weaker consistency level has no session.
+
     Raises:
-        CosmosError: 404/1002 if the session token is ahead.
+        CosmosError: 400 for a token that is malformed, 404/1002 for one that is ahead.
     """
     token = request.headers.get("x-ms-session-token")
-    if not token:
+    if not token or request.headers.get("x-ms-consistency-level", SESSION) != SESSION:
         return
     for part in token.split(","):
-        range_id, _, rest = part.partition(":")
-        if range_id == partition.id:
-            lsn = rest.split("#")[1] if "#" in rest else rest
-            if lsn.isdecimal() and int(lsn) > partition.lsn:
-                raise not_found("The read session is not available for the input session token.", 1002)
+        parsed = _SESSION_TOKEN.fullmatch(part.strip())
+        if parsed is None:
+            message = f"The session token provided {token!r} is invalid."
+            raise bad_request(message)
+        seen_in, seen = parsed.groups()
+        if (seen_in == partition.id or seen_in in partition.parents) and int(seen) > partition.lsn:
+            raise not_found("The read session is not available for the input session token.", 1002)
