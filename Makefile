@@ -8,10 +8,10 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generat
 	--no-emit-index-url --no-emit-find-links --no-emit-package crossfeed --group dev
 
 .DEFAULT_GOAL = help
-.PHONY: help environment test lint format demo chaos lock clean
+.PHONY: help environment test lint format demo bench chaos sdk-tests lock clean
 
 help: ## what can be made
-	@grep -E '^[a-z]+: .*##' Makefile | sed -e 's/:.*##/	/' | sort
+	@grep -E '^[a-z-]+: .*##' Makefile | sed -e 's/:.*##/	/' | sort
 
 environment: ## the virtual environment, if it is not as it should be
 	@.ci/environment "$(VENV)" "$(PYTHON)"
@@ -32,8 +32,14 @@ format: environment ## rewrite the code as `lint` wants it
 demo: environment ## both directions on this machine, with a verdict
 	$(BIN)/crossfeed demo
 
+bench: environment ## what the README says of speed, measured on this machine
+	$(BIN)/python -m tests.bench cosmos
+
 chaos: environment ## the tests that kill and cut for minutes
 	$(BIN)/python -m pytest -m chaos
+
+sdk-tests: environment ## the tests of azure-cosmos itself against the embedded Cosmos DB; fetches them once
+	$(BIN)/python -m tests.sdk
 
 lock: environment ## choose the newest versions again
 	echo '.[functions,cache,local]' | $(LOCK) --upgrade --output-file requirements.lock.new -
@@ -42,5 +48,5 @@ lock: environment ## choose the newest versions again
 	rm requirements.lock.new
 
 clean: ## remove what was made, the environment too
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .sdk_tests_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

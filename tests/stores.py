@@ -104,13 +104,19 @@ def cosmos() -> Iterator[CosmosServer]:
 @contextmanager
 def _embedded_cosmos() -> Iterator[CosmosServer]:
     """Run the embedded server in a process of its own: the tests' loop is busy enough."""
-    process = subprocess.Popen([sys.executable, "-m", "core.local.cosmos"], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "core.local.cosmos", "--until-eof"],  # it ends with this process, however that ends
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
     assert process.stdout is not None
     try:
         said = json.loads(process.stdout.readline())
         yield CosmosServer(said["endpoint"], said["key"])
     finally:
-        process.terminate()
+        process.stdin.close()
         process.wait(10)
         process.stdout.close()
 

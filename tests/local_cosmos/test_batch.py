@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -44,6 +45,11 @@ async def test_a_batch_answers_every_operation(container: ContainerProxy) -> Non
         (("delete", ("missing",)), 404),
         (("replace", ("there", item("there")), {"if_match_etag": '"stale"'}), 412),
         (("create", ({"id": "x", "pk": "another"},)), 400),
+        (("patch", ("there", [{"op": "set", "path": "/pk", "value": "another"}])), 400),
+        (("patch", ("missing", [{"op": "set", "path": "/v", "value": 1}])), 404),
+        (("delete", ("there",), {"if_match_etag": '"stale"'}), 412),
+        (("patch", ("there", [{"op": "set", "path": "/v", "value": 1}]), {"if_match_etag": '"stale"'}), 412),
+        (("upsert", (item("there"),), {"if_match_etag": '"stale"'}), 412),
         (
             (
                 "patch",
@@ -64,6 +70,47 @@ async def test_one_failing_operation_rolls_the_batch_back(container: ContainerPr
     stored = [document async for document in container.query_items("SELECT c.id, c.v FROM c")]
     assert stored == [{"id": "there", "v": 1}]
     assert len([document async for document in container.query_items_change_feed(start_time="Beginning")]) == 1
+
+
+async def test_a_batch_that_wants_no_bodies_gets_those_it_read(container: ContainerProxy) -> None:
+    operations: Any = [("create", (item("a"),)), ("read", ("a",)), ("delete", ("a",))]
+    results = await container.execute_item_batch(operations, "p", no_response=True)
+    assert ["resourceBody" in result for result in results] == [False, True, False]
+    assert ["eTag" in result for result in results] == [True, True, False]
+
+
+async def test_an_operation_sees_what_those_before_it_in_the_batch_did(container: ContainerProxy) -> None:
+    increment = [{"op": "incr", "path": "/v", "value": 1}]
+    operations: Any = [
+        ("create", (item("a", v=1),)),
+        ("patch", ("a", increment), {"filter_predicate": "from c where c.v = 1"}),
+        ("patch", ("a", increment), {"filter_predicate": "from c where c.v = 2"}),
+        ("read", ("a",)),
+        ("delete", ("a",)),
+        ("create", (item("a", v=9),)),
+    ]
+    results = await container.execute_item_batch(operations, "p")
+    assert [result["statusCode"] for result in results] == [201, 200, 200, 200, 204, 201]
+    assert results[3]["resourceBody"]["v"] == 3
+    assert (await container.read_item("a", "p"))["v"] == 9
+
+
+async def test_a_malformed_operation_fails_alone_and_a_malformed_batch_whole(container: ContainerProxy) -> None:
+    async def send(*operations: Any) -> None:
+        """Send a batch that the SDK would not make."""
+        body = json.dumps(operations).encode()
+        hook: Any = {"raw_request_hook": lambda request: request.http_request.set_bytes_body(body)}
+        await container.execute_item_batch([("read", ("a",))], "p", **hook)
+
+    for operation in ({"operationType": "Create", "resourceBody": {"pk": "p"}}, {"operationType": "Burn", "id": "a"}):
+        with pytest.raises(CosmosBatchOperationError) as caught:
+            await send({"operationType": "Upsert", "resourceBody": item("b")}, operation)
+        assert [response["statusCode"] for response in caught.value.operation_responses] == [424, 400]
+    for batch in ([], ["x"]):
+        with pytest.raises(CosmosHttpResponseError) as refused:
+            await send(*batch)
+        assert refused.value.status_code == 400
+    assert [row async for row in container.query_items("SELECT * FROM c")] == []
 
 
 async def test_a_batch_of_more_than_a_hundred_operations_is_refused(container: ContainerProxy) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from azure.core import MatchConditions
 from azure.cosmos import PartitionKey
-from azure.cosmos.exceptions import CosmosHttpResponseError
+from azure.cosmos.exceptions import CosmosBatchOperationError, CosmosHttpResponseError
+from azure.cosmos.partition_key import NonePartitionKeyValue
+
+from core.local.cosmos.errors import CosmosError
+from core.local.cosmos.partition_key import PartitionKeyDefinition
+from core.local.cosmos.unique_keys import unique_keys
 
 if TYPE_CHECKING:
     from azure.cosmos.aio import ContainerProxy, DatabaseProxy
@@ -103,10 +109,86 @@ def container_null() -> Any:
     return NullPartitionKeyValue
 
 
+async def test_a_number_is_one_key_however_it_is_spelled_and_true_is_not_one(container: ContainerProxy) -> None:
+    for index, number in enumerate([1e300, 2**63, 2.5, 0]):
+        await container.create_item({"id": "same", "pk": number, "index": index})
+        assert (await container.read_item("same", number))["index"] == index
+    await container.read_item("same", float(2**63))
+    assert await status_of(container.create_item({"id": "same", "pk": -0.0})) == (409, 0)
+    mismatches: list[tuple[Any, Any]] = [(1, True), (0, False), (True, 1), ("1", 1), (2**53, 2**53 + 2)]
+    for key, other in mismatches:
+        document = {"id": "mismatch", "pk": other}
+        call = container.client_connection.CreateItem(container.container_link, document, {"partitionKey": key})
+        assert await status_of(call) == (400, 1001), (key, other)
+
+
+async def test_a_key_of_more_than_2048_bytes_is_refused(container: ContainerProxy) -> None:
+    await container.create_item({"id": "a", "pk": "é" * 1024})
+    assert await status_of(container.create_item({"id": "a", "pk": "é" * 1024 + "x"})) == (400, 0)
+
+
+async def test_a_replace_may_rename_a_document_but_not_move_it(container: ContainerProxy) -> None:
+    await container.create_item({"id": "a", "pk": "p"})
+    await container.create_item({"id": "taken", "pk": "p"})
+    assert await status_of(container.replace_item("a", {"id": "taken", "pk": "p"})) == (409, 0)
+    moved = container.client_connection.ReplaceItem(
+        f"{container.container_link}/docs/a", {"id": "a", "pk": "q"}, {"partitionKey": "p"}
+    )
+    assert await status_of(moved) == (400, 1001)
+    await container.replace_item("a", {"id": "b", "pk": "p"})
+    assert await status_of(container.read_item("a", "p")) == (404, 0)
+    assert (await container.read_item("b", "p"))["id"] == "b"
+
+
+@pytest.mark.parametrize(
+    "definition",
+    [
+        "x", {"paths": []}, {"paths": ["pk"]}, {"paths": ["/"]}, {"paths": ["/pk/"]}, {"paths": ["/a//b"]},
+        {"paths": ["/a/*"]}, {"paths": ["/pk"], "kind": "Range"}, {"paths": ["/pk"], "version": 3},
+        {"paths": ["/pk"], "version": None}, {"paths": ["/pk"], "version": []}, {"paths": ["/a", "/b"]},
+        {"paths": ["/a", "/b"], "kind": "MultiHash", "version": 1},
+        {"paths": ["/a", "/a"], "kind": "MultiHash", "version": 2},
+        {"paths": ["/a", "/b", "/c", "/d"], "kind": "MultiHash", "version": 2},
+    ],
+)  # fmt: skip
+def test_a_partition_key_definition_that_is_not_allowed_is_refused(definition: Any) -> None:
+    with pytest.raises(CosmosError) as caught:
+        PartitionKeyDefinition(definition)
+    assert caught.value.status == 400
+
+
+async def test_documents_of_a_container_without_a_key_have_the_empty_key(
+    server: CosmosServer, database: DatabaseProxy
+) -> None:
+    server.account.create_container("db", {"id": "old"}, 12_000, None)
+    container = database.get_container_client("old")
+    await container.create_item({"id": "a"})
+    await container.create_item({"id": "a", "_partitionKey": "p"})
+    assert "_partitionKey" not in await container.read_item("a", NonePartitionKeyValue)
+    assert (await container.read_item("a", "p"))["_partitionKey"] == "p"
+    feed_range = await container.feed_range_from_partition_key(NonePartitionKeyValue)
+    found: Any = container.query_items("SELECT * FROM c", feed_range=feed_range)
+    assert ["_partitionKey" in row async for row in found] == [False]
+
+
+async def test_triggers_are_refused_by_name_and_not_left_out(container: ContainerProxy) -> None:
+    with pytest.raises(CosmosHttpResponseError, match="triggers") as caught:
+        await container.create_item({"id": "a", "pk": "p"}, pre_trigger_include="audit")
+    assert caught.value.status_code == 400
+    assert await status_of(container.read_item("a", "p")) == (404, 0)
+
+
 async def test_return_minimal_answers_without_a_body(container: ContainerProxy) -> None:
-    answer = await container.upsert_item({"id": "a", "pk": "p"}, no_response=True)
-    assert dict(answer) == {}
-    assert (await container.read_item("a", "p"))["id"] == "a"
+    operation = {"op": "set", "path": "/n", "value": 1}
+    answers = [
+        await container.create_item({"id": "a", "pk": "p"}, no_response=True),
+        await container.upsert_item({"id": "a", "pk": "p"}, no_response=True),
+        await container.replace_item("a", {"id": "a", "pk": "p"}, no_response=True),
+        await container.patch_item("a", "p", [operation], no_response=True),
+    ]
+    assert [dict(answer) for answer in answers] == [{}] * 4
+    read = await container.read_item("a", "p", no_response=True)
+    assert (read["n"], read["_etag"]) == (1, answers[3].get_response_headers()["etag"])
 
 
 async def test_a_patch_applies_all_operations_or_none(container: ContainerProxy) -> None:
@@ -138,7 +220,11 @@ async def test_a_patch_applies_all_operations_or_none(container: ContainerProxy)
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
 async def test_a_document_over_two_megabytes_is_refused(container: ContainerProxy) -> None:
     assert (await status_of(container.create_item({"id": "a", "pk": "p", "x": "y" * 2_200_000})))[0] == 413
-    await container.create_item({"id": "a", "pk": "p", "x": "y" * 1_900_000})
+    small = await container.create_item({"id": "a", "pk": "p", "x": ""})
+    # The limit is on what is stored, system properties included.
+    room = 2 * 1024 * 1024 - len(json.dumps(small, separators=(",", ":")))
+    assert (await status_of(container.upsert_item({"id": "a", "pk": "p", "x": "y" * (room + 1)})))[0] == 413
+    assert len((await container.upsert_item({"id": "a", "pk": "p", "x": "y" * room}))["x"]) == room
 
 
 async def test_documents_expire_by_their_own_and_the_containers_time_to_live(
@@ -150,7 +236,9 @@ async def test_documents_expire_by_their_own_and_the_containers_time_to_live(
     await container.read_item("short", "p")
     server.account.clock.advance(2)
     assert (await status_of(container.read_item("short", "p")))[0] == 404
-    await container.create_item({"id": "short", "pk": "p"})
+    assert (await status_of(container.patch_item("short", "p", [{"op": "set", "path": "/n", "value": 1}])))[0] == 404
+    created = await container.upsert_item({"id": "short", "pk": "p"})
+    assert created["_ts"] >= int(server.account.clock.now()) - 1
     ids: Any = container.query_items("SELECT VALUE c.id FROM c ORDER BY c.id")
     assert [found async for found in ids] == ["never", "short"]
     await database.replace_container(container, PartitionKey("/pk"), default_ttl=100)
@@ -158,7 +246,25 @@ async def test_documents_expire_by_their_own_and_the_containers_time_to_live(
     assert [d async for d in container.query_items("SELECT * FROM c")] == []
 
 
-@pytest.mark.parametrize("ttl", [0, -2, 1.5, "10", True, 2**31])
+async def test_a_time_to_live_counts_from_the_last_write_and_only_where_the_container_has_one(
+    server: CosmosServer, container: ContainerProxy, database: DatabaseProxy
+) -> None:
+    await container.create_item({"id": "a", "pk": "p", "ttl": 10})
+    server.account.clock.advance(8)
+    await container.patch_item("a", "p", [{"op": "set", "path": "/n", "value": 1}])
+    server.account.clock.advance(8)
+    await container.read_item("a", "p")
+    off = await database.create_container("off", PartitionKey("/pk"))
+    await off.create_item({"id": "a", "pk": "p", "ttl": 1})
+    await off.create_item({"id": "b", "pk": "p"})
+    server.account.clock.advance(100)
+    await off.read_item("a", "p")
+    await database.replace_container(off, PartitionKey("/pk"), default_ttl=-1)
+    assert (await status_of(off.read_item("a", "p")))[0] == 404
+    await off.read_item("b", "p")
+
+
+@pytest.mark.parametrize("ttl", [0, -2, 1.5, "10", True, 2**31, None])
 async def test_a_time_to_live_that_is_no_positive_integer_is_refused(container: ContainerProxy, ttl: object) -> None:
     assert (await status_of(container.create_item({"id": "a", "pk": "p", "ttl": ttl})))[0] == 400
 
@@ -177,6 +283,44 @@ async def test_a_unique_key_holds_within_a_logical_partition(database: DatabaseP
     await container.delete_item("3", "p")
     await container.create_item({"id": "4", "pk": "p", "email": "x", "c": 4})
     assert (await status_of(container.create_item({"id": "5", "pk": "p", "email": "z", "c": None})))[0] == 409
+
+
+async def test_equal_numbers_are_one_unique_value_and_unique_keys_may_be_swapped_by_nobody(
+    database: DatabaseProxy,
+) -> None:
+    policy: Any = {"uniqueKeys": [{"paths": ["/n"]}]}
+    container = await database.create_container("unique", PartitionKey("/pk"), unique_key_policy=policy)
+    await container.create_item({"id": "1", "pk": "p", "n": 1})
+    assert (await status_of(container.create_item({"id": "2", "pk": "p", "n": 1.0})))[0] == 409
+    await container.create_item({"id": "2", "pk": "p", "n": True})
+    await container.create_item({"id": "3", "pk": "p", "n": "1"})
+    patch = [{"op": "set", "path": "/n", "value": "1"}]
+    assert (await status_of(container.patch_item("1", "p", patch)))[0] == 409
+    swap: Any = [("upsert", ({"id": "1", "pk": "p", "n": "1"},)), ("upsert", ({"id": "3", "pk": "p", "n": 1},))]
+    with pytest.raises(CosmosBatchOperationError) as caught:
+        await container.execute_item_batch(swap, "p")
+    assert caught.value.operation_responses[0]["statusCode"] == 409
+    hand_over: Any = [("delete", ("3",)), ("upsert", ({"id": "1", "pk": "p", "n": "1"},))]
+    await container.execute_item_batch(hand_over, "p")
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        "x",
+        [{}],
+        [{"paths": []}],
+        [{"paths": ["email"]}],
+        [{"paths": ["/a", "/a"]}],
+        [{"paths": ["/a"]}, {"paths": ["/a"]}],
+        [{"paths": [f"/{n}"]} for n in range(11)],
+        [{"paths": [f"/{n}" for n in range(17)]}],
+    ],
+)
+def test_a_unique_key_policy_that_is_not_allowed_is_refused(keys: Any) -> None:
+    with pytest.raises(CosmosError) as caught:
+        unique_keys({"uniqueKeyPolicy": {"uniqueKeys": keys}})
+    assert caught.value.status == 400
 
 
 async def test_a_session_that_has_seen_more_than_the_server_is_told_so(container: ContainerProxy) -> None:

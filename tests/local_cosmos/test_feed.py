@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import pytest
+from azure.cosmos import PartitionKey
+from azure.cosmos.exceptions import CosmosHttpResponseError
+
 if TYPE_CHECKING:
-    from azure.cosmos.aio import ContainerProxy
+    from azure.cosmos.aio import ContainerProxy, DatabaseProxy
 
     from core.local.cosmos import CosmosServer
 
@@ -75,6 +79,94 @@ async def test_a_feed_from_a_time_shows_what_changed_since(server: CosmosServer,
     await container.create_item({"id": "late", "pk": "p"})
     found, _ = await pages(container, start_time=since)
     assert [document["id"] for page in found for document in page] == ["late"]
+
+
+async def test_a_start_time_counts_whole_seconds_and_its_own_second(
+    server: CosmosServer, container: ContainerProxy
+) -> None:
+    for _ in range(3):
+        await container.upsert_item({"id": str(int(server.account.clock.now())), "pk": "p"})
+        server.account.clock.advance(1)
+    stamps = [int(document["id"]) async for document in container.query_items("SELECT c.id FROM c ORDER BY c.id")]
+    since = datetime.fromtimestamp(stamps[1], UTC)
+    found, token = await pages(container, start_time=since, partition_key="p")
+    assert [int(document["id"]) for page in found for document in page] == stamps[1:]
+    found, _ = await pages(container, start_time=since + timedelta(seconds=1), partition_key="p")
+    assert [int(document["id"]) for page in found for document in page] == stamps[2:]
+    assert token
+
+
+async def test_a_feed_of_a_container_that_was_created_again_starts_anew(
+    container: ContainerProxy, database: DatabaseProxy
+) -> None:
+    await container.create_item({"id": "old", "pk": "p"})
+    _, token = await pages(container, start_time="Beginning", partition_key="p")
+    await database.delete_container(container)
+    again = await database.create_container("items", PartitionKey("/pk"), offer_throughput=30_000)
+    # The client keeps the ranges of the container that is gone until it is told to look.
+    assert len([feed_range async for feed_range in again.read_feed_ranges(force_refresh=True)]) == 5
+    await again.create_item({"id": "new", "pk": "p"})
+    with pytest.raises(ValueError, match="rid"):
+        await pages(again, continuation=token)
+    found, _ = await pages(again, start_time="Beginning")
+    assert [document["id"] for page in found for document in page] == ["new"]
+
+
+async def test_a_client_that_knows_the_ranges_of_an_older_container_is_sent_to_the_new_ones(
+    container: ContainerProxy, database: DatabaseProxy
+) -> None:
+    assert len([feed_range async for feed_range in container.read_feed_ranges()]) == 2
+    await database.delete_container(container)
+    again = await database.create_container("items", PartitionKey("/pk"), offer_throughput=30_000)
+    for number in range(10):
+        await again.create_item({"id": str(number), "pk": f"p{number}"})
+        found, _ = await pages(again, start_time="Beginning", partition_key=f"p{number}")
+        assert [document["id"] for page in found for document in page] == [str(number)]
+
+
+async def test_ranges_of_an_older_container_are_not_taken_for_those_of_the_new_one(
+    container: ContainerProxy, database: DatabaseProxy
+) -> None:
+    etags: list[str] = []
+
+    async def ranges(**headers: str) -> int:
+        """Read the ranges as the SDK's cache does, and return how many were sent."""
+        hooks: Any = {
+            "raw_request_hook": lambda request: request.http_request.headers.update(headers),
+            "raw_response_hook": lambda response: etags.append(response.http_response.headers["etag"]),
+        }
+        connection = container.client_connection
+        return len([found async for found in connection._ReadPartitionKeyRanges(container.container_link, **hooks)])
+
+    assert await ranges() == 2
+    assert await ranges(**{"If-None-Match": etags[0]}) == 0
+    await database.delete_container(container)
+    await database.create_container("items", PartitionKey("/pk"), offer_throughput=12_000)
+    assert await ranges(**{"If-None-Match": etags[0]}) == 2
+
+
+@pytest.mark.parametrize("token", ['"x"', "", '"-1"', '"1.5"'])
+async def test_a_position_that_no_feed_gave_out_is_refused(container: ContainerProxy, token: str) -> None:
+    feed = container.query_items_change_feed(
+        start_time="Beginning",
+        partition_key="p",
+        raw_request_hook=lambda request: request.http_request.headers.update({"If-None-Match": token}),
+    )
+    with pytest.raises(CosmosHttpResponseError) as caught:
+        await anext(aiter(feed))
+    assert caught.value.status_code == 400
+
+
+async def test_page_sizes_are_honoured_down_to_one_and_up_to_no_limit(container: ContainerProxy) -> None:
+    for number in range(110):
+        await container.create_item({"id": str(number), "pk": "p"})
+    sizes = {}
+    for limit in (100, None, -1):
+        found, _ = await pages(container, start_time="Beginning", partition_key="p", max_item_count=limit)
+        sizes[limit] = [len(page) for page in found]
+    assert sizes == {100: [100, 10], None: [100, 10], -1: [110]}
+    single = container.query_items_change_feed(start_time="Beginning", max_item_count=1).by_page()
+    assert [len([document async for document in await anext(single)]) for _ in range(3)] == [1, 1, 1]
 
 
 async def test_a_feed_of_one_partition_key_shows_no_other(container: ContainerProxy) -> None:

@@ -110,7 +110,7 @@ def fresh() -> Router:
     account.create_container(
         "d", {"id": "c", "partitionKey": {"paths": ["/pk"], "kind": "Hash", "version": 2}}, 12_000, None
     )
-    return Router(account, Anyone(), lambda: "http://127.0.0.1/")  # type: ignore[arg-type]
+    return Router(account, Anyone(), lambda _: "http://127.0.0.1/")  # type: ignore[arg-type]
 
 
 @settings(max_examples=200, deadline=None)

@@ -1,0 +1,44 @@
+"""The benches measure, and refuse to measure what answers wrongly; how quick the machine is, is not tested."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.bench.cosmos import CosmosBench, Figure, create_container, upsert
+from tests.bench.server import server_process
+from tests.bench.wire import Script, Signer, WrongAnswerError, drive, expect
+
+
+def test_the_figures_of_the_embedded_cosmos_db_come_as_json() -> None:
+    bench = [sys.executable, "-m", "tests.bench", "cosmos", "--json", "--seconds", "0.3", "--rounds", "1"]
+    done = subprocess.run(bench, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert list(figures) == ["upserts_per_s", "batched_documents_per_s", "feed_documents_per_s"]
+    assert all(isinstance(figure, int) and figure > 0 for figure in figures.values())
+    assert done.stderr.count("round ") == 1
+
+
+def test_a_wrong_answer_ends_a_measurement() -> None:
+    with server_process() as server:
+        create_container(server)
+        stranger = Signer(server.endpoint, "d3Jvbmc=")
+        bench = CosmosBench(server)
+
+        def unauthorized(figure: Figure) -> Script:
+            expect((yield upsert(stranger, 1)), 201)
+
+        with pytest.raises(WrongAnswerError, match="expected 201, got 401"):
+            bench._round(bench.upserts, 1, unauthorized)
+
+        signer = Signer(server.endpoint, server.key)
+
+        def missing() -> Script:
+            expect((yield signer.request("GET", "/dbs/bench/colls/none", "colls", "dbs/bench/colls/none")), 200)
+
+        with pytest.raises(WrongAnswerError, match="got 404"):
+            drive(server.endpoint, [missing()])
