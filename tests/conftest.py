@@ -15,6 +15,7 @@ import migrations
 from core.cosmos.client import CosmosStore, open_cosmos
 from core.domain.mappings import MAPPINGS
 from core.domain.tables import metadata
+from core.local.cosmos import CosmosServer
 from core.mappings import Mappings
 from core.postgres import capture
 from core.postgres.engine import open_engine
@@ -77,16 +78,18 @@ def template_database(postgres_server: stores.PostgresServer) -> str:
 @pytest.fixture
 async def settings(
     postgres_server: stores.PostgresServer, template_database: str, cosmos_server: stores.CosmosServer
-) -> Settings:
+) -> AsyncIterator[Settings]:
     """Settings of a fresh installation: a Postgres database and a Cosmos DB database of its own."""
     name = f"test_{uuid.uuid4().hex}"
-    return Settings.load(
+    yield Settings.load(
         postgres_dsn=await postgres_server.create_database(name, template=template_database),
         cosmos_endpoint=cosmos_server.endpoint,
         cosmos_key=cosmos_server.key,
         cosmos_database=name,
         mappings="core.domain.mappings:MAPPINGS",
     )
+    # At once: what is gone soon is never written to the disk, and a thousand copies would be.
+    await postgres_server.drop_database(name)
 
 
 @pytest.fixture
@@ -100,6 +103,13 @@ async def engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
     """An engine on the test's own database; the recorded phase is cosmos_only, epoch 1."""
     async with open_engine(settings) as opened:
         yield opened
+
+
+@pytest.fixture
+async def own_cosmos_server() -> AsyncIterator[CosmosServer]:
+    """A Cosmos DB account of the test's own, in this process; `faults` are what goes wrong at it."""
+    async with CosmosServer() as server:
+        yield server
 
 
 @pytest.fixture

@@ -79,6 +79,7 @@ class EmbeddedPostgres:
     Args:
         directory: Where the data lives. None: a fresh temporary directory that is removed afterwards, with fsync off.
             A path: kept and reused (created if missing); only one server at a time can use it.
+        within: Where the temporary directory is made, e.g. `/dev/shm`; None: where the system makes them.
         port: TCP port on 127.0.0.1; 0 takes a free one.
         settings: Server parameters that replace the defaults, e.g. `{"wal_level": "logical"}`.
 
@@ -90,9 +91,15 @@ class EmbeddedPostgres:
     """
 
     def __init__(
-        self, directory: Path | str | None = None, *, port: int = 0, settings: Mapping[str, str] | None = None
+        self,
+        directory: Path | str | None = None,
+        *,
+        within: Path | None = None,
+        port: int = 0,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
         self._given = None if directory is None else Path(directory).expanduser().absolute()
+        self._within = within
         self._fixed_port = port
         self._settings = _SETTINGS | (_THROW_AWAY_SETTINGS if directory is None else {}) | dict(settings or {})
         self._port = 0
@@ -170,7 +177,7 @@ class EmbeddedPostgres:
     def _start(self) -> None:
         programs = installed_programs()
         account = server_account()
-        self._home = prepare_home(self._given, account)
+        self._home = prepare_home(self._given, account, self._within)
         self._guard = subprocess.Popen(
             ["/bin/sh", "-c", _GUARD, "crossfeed-postgres-guard", self._home, "keep" if self._given else "remove"],
             stdin=subprocess.PIPE,

@@ -66,10 +66,10 @@ def _can(account: pwd.struct_passwd | None, test: str, path: Path) -> bool:
     )
 
 
-def prepare_home(given: Path | None, account: pwd.struct_passwd | None) -> Path:
+def prepare_home(given: Path | None, account: pwd.struct_passwd | None, within: Path | None = None) -> Path:
     """Return the server's directory, made if it is missing and reachable by the server's user."""
     if given is None:
-        home = Path(tempfile.mkdtemp(prefix="crossfeed-postgres-"))
+        home = Path(tempfile.mkdtemp(prefix="crossfeed-postgres-", dir=within))
         if account is not None and not _can(account, "-x", home.parent):
             home.rmdir()
             home = Path(tempfile.mkdtemp(prefix="crossfeed-postgres-", dir="/tmp"))
