@@ -83,7 +83,8 @@ def _as_text(runs: Sequence[FileRun], listed: Listed, verdict: Verdict) -> str:
 def _reasons(runs: Sequence[FileRun], listed: Listed) -> dict[str, str]:
     """Return why tests of these files do not pass, as the list says."""
     files = {run.file for run in runs}
-    return {name: why for name, why in (listed.failing | listed.skipping).items() if name.partition("::")[0] in files}
+    everything = listed.failing | listed.skipping | listed.varying
+    return {name: why for name, why in everything.items() if name.partition("::")[0] in files}
 
 
 def _as_json(runs: Sequence[FileRun], listed: Listed, verdict: Verdict) -> dict[str, object]:

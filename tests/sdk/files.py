@@ -32,8 +32,6 @@ MORE: Final = [
     *("test_multi_orderby.py", "test_diagnostics.py", "test_query_execution_context.py", "test_query_advisor.py"),
     *("test_compact_utf8_resilience.py", "test_session_token_helpers.py", "test_retry_policy.py"),
 ]
-# These give some requests next to no time and must find that too little: the server is slowed down for them.
-SLOWED: Final = _both("crud", "crud_response_payload_on_write_disabled")
 ALL: Final = [*NAMED, *MORE]
 # Little time, much of the server: feed, batches, patches, queries, hierarchical keys, headers.
 SHORT: Final = [

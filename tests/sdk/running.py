@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, TypeAlias
 from xml.etree import ElementTree as ET
 
 from tests.sdk import source
-from tests.sdk.files import SLOWED
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -93,24 +92,15 @@ async def run(files: Sequence[str], jobs: int, say: Progress, cache: Path = sour
             say(f"azure-cosmos {pin.version}, {len(files)} test files, against {server.endpoint}")
             if source.point_at(server.endpoint, tests):
                 say(f"port {EMULATOR_PORT} is taken: the address in their test_config.py was rewritten")
-            runner = _Runner(tests, server, asyncio.Semaphore(jobs), say)
-            runs = await runner.run_all([file for file in files if file not in SLOWED])
-            server.slow_down()
-            runs += await runner.run_all([file for file in files if file in SLOWED])
-            return runs
+            return await _Runner(tests, server, asyncio.Semaphore(jobs), say).run_all(files)
 
 
 @dataclass(frozen=True)
 class _Server:
-    """A running server; `orders` is its standard input."""
+    """A running server."""
 
     endpoint: str
     key: str
-    orders: asyncio.StreamWriter
-
-    def slow_down(self) -> None:
-        """Let every request take some milliseconds from now on."""
-        self.orders.write(b"slower\n")
 
 
 class _Runner:
@@ -161,7 +151,7 @@ async def _server() -> AsyncIterator[_Server]:
             if line:
                 address = json.loads(line)
                 endpoint = address["endpoint"].replace("127.0.0.1", "localhost")
-                yield _Server(endpoint, address["key"], process.stdin)
+                yield _Server(endpoint, address["key"])
                 return
             failure = (await said).decode(errors="replace").strip()
         finally:

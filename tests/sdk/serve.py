@@ -8,12 +8,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from core.local.cosmos import CosmosServer
-from core.local.cosmos.faults import Constant, Delay, Rule
 
 if TYPE_CHECKING:
     from core.local.cosmos.messages import Request
-
-_ROUND_TRIP_S = 0.003
 
 
 class _Emulator(CosmosServer):
@@ -23,16 +20,10 @@ class _Emulator(CosmosServer):
         return self.endpoint
 
 
-def _obey(server: CosmosServer, loop: asyncio.AbstractEventLoop) -> None:
-    """Be as far away as a network makes a server from the first line of standard input on; return when it is closed."""
-    for _ in sys.stdin.buffer:
-        loop.call_soon_threadsafe(server.faults.add, Rule(do=Delay(duration=Constant(seconds=_ROUND_TRIP_S))))
-
-
 async def _serve(port: int) -> None:
     async with _Emulator("127.0.0.1", port, tls=True) as server:
         print(json.dumps({"endpoint": server.endpoint, "key": server.key}), flush=True)
-        await asyncio.to_thread(_obey, server, asyncio.get_running_loop())
+        await asyncio.to_thread(sys.stdin.buffer.read)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _FILE = "test_query.py"
-_NOTHING = Listed({}, {})
+_NOTHING = Listed({}, {}, {})
 
 
 def _run(*found: Outcome, file: str = _FILE) -> FileRun:
@@ -23,7 +23,7 @@ def _run(*found: Outcome, file: str = _FILE) -> FileRun:
 
 def test_a_run_that_is_as_listed_has_no_problems() -> None:
     run = _run(Outcome("T::a", State.PASSED), Outcome("T::b", State.FAILED), Outcome("T::c", State.SKIPPED))
-    listed = Listed({f"{_FILE}::T::b": "spatial"}, {f"{_FILE}::T::c": "live accounts only"})
+    listed = Listed({f"{_FILE}::T::b": "spatial"}, {f"{_FILE}::T::c": "live accounts only"}, {})
     assert judge([run], listed, []).problems == ()
 
 
@@ -34,12 +34,12 @@ def test_a_test_that_does_not_pass_and_is_not_listed_is_named_with_its_message(s
 
 
 def test_a_listed_test_that_passes_is_named() -> None:
-    verdict = judge([_run(Outcome("T::a", State.PASSED))], Listed({f"{_FILE}::T::a": "spatial"}, {}), [])
+    verdict = judge([_run(Outcome("T::a", State.PASSED))], Listed({f"{_FILE}::T::a": "spatial"}, {}, {}), [])
     assert verdict.problems == (f"listed as failed, but passed: {_FILE}::T::a",)
 
 
 def test_a_listed_test_that_fails_where_it_should_skip_itself_is_named() -> None:
-    listed = Listed({}, {f"{_FILE}::T::a": "live accounts only"})
+    listed = Listed({}, {f"{_FILE}::T::a": "live accounts only"}, {})
     problems = judge([_run(Outcome("T::a", State.FAILED, "boom"))], listed, []).problems
     assert problems == (
         f"failed and not listed: {_FILE}::T::a: boom",
@@ -48,16 +48,24 @@ def test_a_listed_test_that_fails_where_it_should_skip_itself_is_named() -> None
 
 
 def test_a_listed_test_that_is_gone_is_named_unless_its_file_was_not_run() -> None:
-    listed = Listed({f"{_FILE}::T::gone": "spatial", "test_session.py::T::b": "multi-region"}, {})
+    listed = Listed({f"{_FILE}::T::gone": "spatial", "test_session.py::T::b": "multi-region"}, {}, {})
     verdict = judge([_run(Outcome("T::a", State.PASSED))], listed, [])
     assert verdict.problems == (f"listed as failed, but not there: {_FILE}::T::gone",)
+
+
+@pytest.mark.parametrize("state", [State.FAILED, State.PASSED])
+def test_a_test_that_varies_may_do_so_but_must_be_there(state: State) -> None:
+    listed = Listed({}, {}, {f"{_FILE}::T::a": "a race"})
+    assert judge([_run(Outcome("T::a", state, "boom"))], listed, []).problems == ()
+    (problem,) = judge([_run(Outcome("T::b", State.PASSED))], listed, []).problems
+    assert problem == f"listed as varying, but not there: {_FILE}::T::a"
 
 
 @pytest.mark.parametrize(("failures", "enough"), [(5, True), (6, False)])
 def test_the_share_is_demanded_of_the_named_files_even_if_all_failures_are_listed(failures: int, enough: bool) -> None:
     found = [Outcome(f"T::{i}", State.FAILED if i < failures else State.PASSED) for i in range(100)]
     found += [Outcome("T::skips", State.SKIPPED)]
-    listed = Listed({f"{_FILE}::T::{i}": "x" for i in range(failures)}, {f"{_FILE}::T::skips": "y"})
+    listed = Listed({f"{_FILE}::T::{i}": "x" for i in range(failures)}, {f"{_FILE}::T::skips": "y"}, {})
     other = _run(Outcome("T::a", State.PASSED), file="test_crud.py")
     verdict = judge([_run(*found), other], listed, [_FILE])
     assert (verdict.passed, verdict.counted) == (100 - failures, 100)
@@ -82,7 +90,7 @@ def test_a_report_names_tests_as_pytest_does_and_counts_each_once_at_its_worst()
 
 def test_every_listed_test_is_in_a_file_that_is_run() -> None:
     listed = Listed.load()
-    assert {name.partition("::")[0] for name in listed.failing | listed.skipping} <= set(ALL)
+    assert {name.partition("::")[0] for name in listed.failing | listed.skipping | listed.varying} <= set(ALL)
     assert set(SHORT) <= set(ALL)
     assert len(set(ALL)) == len(ALL)
     assert set(NAMED) < set(ALL)

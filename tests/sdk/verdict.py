@@ -18,10 +18,11 @@ DEMANDED_SHARE = 0.95
 
 @dataclass(frozen=True)
 class Listed:
-    """What the committed list says, by `file::test`: why tests fail, and why tests skip themselves."""
+    """What the committed list says, by `file::test`: why tests fail, skip themselves, or now fail and now pass."""
 
     failing: dict[str, str]
     skipping: dict[str, str]
+    varying: dict[str, str]
 
     @classmethod
     def load(cls, path: Path = LIST) -> Listed:
@@ -32,7 +33,7 @@ class Listed:
 
         """
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-        return cls(_reasons(content.get("failing", [])), _reasons(content.get("skipping", [])))
+        return cls(*(_reasons(content.get(kind, [])) for kind in ("failing", "skipping", "varying")))
 
 
 def _reasons(entries: list[dict[str, str | list[str]]]) -> dict[str, str]:
@@ -79,13 +80,14 @@ def _differences(run: FileRun, listed: Listed) -> list[str]:
     problems: list[str] = []
     for state, reasons in ((State.FAILED, listed.failing), (State.SKIPPED, listed.skipping)):
         for name, outcome in found.items():
-            if outcome.state is state and name not in reasons:
+            if outcome.state is state and name not in reasons and name not in listed.varying:
                 problems.append(f"{state.value} and not listed: {name}: {_first_line(outcome)}")
         for name in reasons:
             if name.startswith(f"{run.file}::") and (name not in found or found[name].state is not state):
                 what = found[name].state.value if name in found else "not there"
                 problems.append(f"listed as {state.value}, but {what}: {name}")
-    return problems
+    gone = [name for name in listed.varying if name.startswith(f"{run.file}::") and name not in found]
+    return problems + [f"listed as varying, but not there: {name}" for name in gone]
 
 
 def _first_line(outcome: Outcome) -> str:
