@@ -309,6 +309,18 @@ def test_an_earlier_state_that_was_shown_already_is_shown_again_after_a_change()
         witness.note()
 
 
+def test_an_earlier_state_that_was_shown_already_outlives_a_transaction_that_is_undone() -> None:
+    witness = Witness()
+    for n, (key, id_) in enumerate([("q", "b"), ("p", "a")]):
+        write(witness.account, witness.container, key, [("upsert", id_, n)])
+        witness.note()
+    partition = witness.container.partitions[0]
+    witness.compare(partition, partition.lsn - 1)
+    write(witness.account, witness.container, "q", [("upsert", "b", 2), ("upsert", "a", 2)])  # against the unique key
+    witness.note()
+    witness.compare(partition, partition.lsn - 1)
+
+
 async def test_a_clock_that_steps_back_takes_the_time_of_writes_along(server: CosmosServer, raw: RawContainer) -> None:
     first = (await raw.upsert("a")).json
     server.account.clock.advance(-100)

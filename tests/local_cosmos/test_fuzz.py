@@ -147,7 +147,7 @@ def check(raw: Raw, log: Recorder) -> None:
 
 @seed(20260103)
 @settings(
-    max_examples=200, suppress_health_check=list(HealthCheck), database=None, phases=(Phase.explicit, Phase.generate)
+    max_examples=500, suppress_health_check=list(HealthCheck), database=None, phases=(Phase.explicit, Phase.generate)
 )
 @given(requests())
 def test_a_hostile_request_is_refused_and_changes_nothing(log: Recorder, raw: Raw) -> None:
@@ -156,7 +156,7 @@ def test_a_hostile_request_is_refused_and_changes_nothing(log: Recorder, raw: Ra
 
 @pytest.mark.chaos
 @pytest.mark.timeout(400)
-@settings(max_examples=2000, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8000, suppress_health_check=list(HealthCheck))
 @given(requests())
 def test_a_hostile_request_is_refused_and_changes_nothing_at_length(log: Recorder, raw: Raw) -> None:
     check(raw, log)

@@ -21,7 +21,7 @@ from azure.cosmos.aio import CosmosClient
 from core.local.cosmos import CosmosServer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
 
@@ -131,3 +131,26 @@ def test_a_client_that_never_ends_its_handshake_does_not_keep_the_server_from_st
 
     with asyncio.Runner(loop_factory=loop) as runner:
         assert runner.run(stop()) < 5
+
+
+@pytest.mark.parametrize("factory", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_who_still_sends_a_body_that_is_refused_gets_the_refusal(
+    factory: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    async def send() -> bytes:
+        trusting = ssl.create_default_context()
+        trusting.check_hostname = False
+        trusting.verify_mode = ssl.CERT_NONE
+        async with CosmosServer(tls=True) as server:
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port, ssl=trusting)
+            writer.write(b"POST /dbs HTTP/1.1\r\nhost: x\r\ncontent-length: 100000000\r\n\r\n")
+            for _ in range(100):
+                writer.write(b"x" * 65_536)
+                await writer.drain()
+            async with asyncio.timeout(5):
+                answer = await reader.read()
+            writer.transport.abort()
+            return answer
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        assert runner.run(send()).startswith(b"HTTP/1.1 413 ")

@@ -79,7 +79,7 @@ class Authenticator:
         date = stated or general
         try:
             signed = parsedate_to_datetime(date).timestamp()
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             message = f"The input date header {date!r} is invalid. Please pass in RFC 1123 style date format."
             raise CosmosError(401, message) from error
         if abs(self._now() - signed) > TOKEN_LIFE:

@@ -10,7 +10,7 @@ import orjson
 
 from core.local.cosmos.epk import MAX_EPK, MIN_EPK
 from core.local.cosmos.errors import bad_request
-from core.local.cosmos.values import UNDEFINED, walk
+from core.local.cosmos.values import UNDEFINED, walk, whole_number
 
 if TYPE_CHECKING:
     from core.local.cosmos.partition import HistoryEntry, PhysicalPartition
@@ -53,10 +53,11 @@ def position(if_none_match: str | None, current: int) -> int:
     text = if_none_match.strip().strip('"')
     if text == "*":
         return current
-    if not text.isdecimal():
+    lsn = whole_number(text)
+    if lsn is None:
         message = f"The continuation {if_none_match!r} is not valid."
         raise bad_request(message)
-    return int(text)
+    return lsn
 
 
 def start_time(if_modified_since: str | None) -> float | None:
@@ -69,7 +70,7 @@ def start_time(if_modified_since: str | None) -> float | None:
         return None
     try:
         return parsedate_to_datetime(if_modified_since).timestamp()
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         message = f"The date {if_modified_since!r} of If-Modified-Since is not valid."
         raise bad_request(message) from error
 

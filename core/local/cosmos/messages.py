@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from core.local.cosmos.errors import CosmosError, bad_request
+from core.local.cosmos.values import too_deep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,6 +68,8 @@ class Request:
         body = self.json()
         if type(body) is not dict:
             raise bad_request("The request body must be a JSON object.")
+        if too_deep(body, self.body):
+            raise bad_request("The request body is nested too deeply.")
         return body
 
 

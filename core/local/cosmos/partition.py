@@ -125,6 +125,8 @@ class PhysicalPartition:
     def put(self, change: Change) -> None:
         """Apply a change to the documents; the log learns of it by `commit`, or never after `revert`."""
         old, new = change.old, change.new
+        if self.past is not None:
+            self.past.documents_move()
         if old is not None:
             self._forget(old)
         if new is not None:
@@ -142,6 +144,8 @@ class PhysicalPartition:
         for index, values in enumerate(document.unique):
             self.unique.pop((document.key, index, values), None)
         del self.by_rid[document.rid]
+        if self._rids and self._rids[-1] == document.rid:  # what is undone leaves nothing behind
+            self._rids.pop()
         self.size -= len(document.raw)
 
     def _remember(self, document: Document) -> None:

@@ -9,7 +9,7 @@ import orjson
 
 from core.local.cosmos import queries
 from core.local.cosmos.errors import bad_request, precondition_failed
-from core.local.cosmos.values import UNDEFINED
+from core.local.cosmos.values import UNDEFINED, whole_number
 
 if TYPE_CHECKING:
     from core.local.cosmos.container import Container
@@ -33,7 +33,7 @@ def apply(request: dict[str, Any], document: Document, container: Container) -> 
         message = f"The number of patch operations can't exceed '{MAX_OPERATIONS}'."
         raise bad_request(message)
     condition = request.get("condition")
-    if condition is not None and not queries.holds(str(condition), document.body):
+    if condition is not None and not queries.holds(str(condition), document.body, container.clock.now()):
         raise precondition_failed()
     body: dict[str, Any] = orjson.loads(document.raw)
     fixed = [*_IMMUTABLE, *container.key_definition.paths]
@@ -102,7 +102,7 @@ def _step(value: Any, name: str) -> Any:  # noqa: ANN401 - JSON
 
 def _index(name: str) -> int | None:
     """Return the array index that a part of a path is, None if it is none: `0`, or digits that start with another."""
-    return int(name) if name.isascii() and name.isdecimal() and (name == "0" or name[0] != "0") else None
+    return whole_number(name) if name == "0" or name[:1] != "0" else None
 
 
 def _read(body: dict[str, Any], path: list[str]) -> Any:  # noqa: ANN401 - JSON

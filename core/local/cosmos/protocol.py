@@ -208,7 +208,11 @@ class CosmosProtocol(HttpToolsProtocol):
         length = (b"content-length", b"%d" % len(answer.body))
         head = _head(answer.status, [length, (b"content-type", b"application/json"), _CLOSE])
         self.transport.write(head + answer.body)
-        self._hang_up()
+        if self.transport.can_write_eof():
+            self._hang_up()
+        else:  # TLS cannot be ended on one side; that this is the last answer stands in its head
+            self.flow.resume_reading()
+            self._deadline = self.loop.call_later(_LINGER, self.transport.close)
 
     def _hang_up(self) -> None:
         """End the connection, but not so that the client, which may be sending still, loses the last answer.

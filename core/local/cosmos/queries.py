@@ -105,7 +105,7 @@ def _answer(
         raise too_deep() from error
     count = str(len(page.rows))
     rid = container.properties["_rid"]
-    body = orjson.dumps({"_rid": rid, "Documents": page.rows, "_count": len(page.rows)})
+    body = b'{"_rid":"%b","Documents":[%b],"_count":%d}' % (rid.encode(), b",".join(page.rows), len(page.rows))
     headers = {
         "x-ms-item-count": count,
         "x-ms-session-token": ",".join(f"{partition.id}:-1#{partition.lsn}" for partition in target.partitions),
@@ -191,13 +191,22 @@ def filter_resources(body: dict[str, Any], items: list[dict[str, Any]]) -> list[
         CosmosError: 400 for a query that is not valid.
     """
     program, environment = _program(body)
-    return program.rows(environment, items)
+    rows = program.rows(environment, items)
+    try:
+        orjson.dumps({"": [rows]})  # as deep as it will be sent
+    except TypeError as error:
+        raise bad_request("The results of the query are nested too deeply.") from error
+    return rows
 
 
-def holds(condition: str, document: dict[str, Any]) -> bool:
-    """Say whether a patch condition (`from c where …`) holds.
+def holds(condition: str, document: dict[str, Any], now: float) -> bool:
+    """Say whether a patch condition (`from c where …`) holds; `now` are seconds since the epoch.
 
     Raises:
         CosmosError: 400 for a condition that is not valid.
     """
-    return bool(compile_query(f"SELECT * {condition}").rows(_environment(time()), (document,)))
+    program = compile_query(f"SELECT * {condition}")
+    for name in sorted(program.parameters):
+        message = f"The parameter {name} has no value."
+        raise bad_request(message)
+    return bool(program.rows(_environment(now), (document,)))

@@ -12,6 +12,7 @@ from core.local.cosmos.documents import Documents
 from core.local.cosmos.errors import CosmosError, bad_request, not_found, precondition_failed, unsupported
 from core.local.cosmos.messages import Request, Response, json_response
 from core.local.cosmos.queries import CROSS_PARTITION, filter_resources
+from core.local.cosmos.values import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -158,7 +159,7 @@ class Router:
         rid = container.properties["_rid"]
         etag = f'"{rid}-{container.generation}"'
         owner, _, known = request.headers.get("if-none-match", "").strip('"').rpartition("-")
-        seen = int(known) if owner == rid and known.isdecimal() else 0
+        seen = (whole_number(known) or 0) if owner == rid else 0
         if seen >= container.generation:
             return Response(304, headers={"etag": etag})
         share = 1 / len(container.partitions)
@@ -231,7 +232,7 @@ def _listing(request: Request, kind: str, rid: str, items: list[dict[str, Any]])
     elif request.method != "GET":
         raise _not_allowed(request)
     token = request.headers.get("x-ms-continuation", "0")
-    first = int(token) if token.isdecimal() else 0
+    first = whole_number(token) or 0
     limit = request.number("x-ms-max-item-count") or -1
     page = items[first:] if limit < 0 else items[first : first + limit]
     headers = {"x-ms-item-count": str(len(page))}

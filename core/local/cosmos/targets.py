@@ -23,6 +23,8 @@ SESSION = "Session"
 WEAKER_LEVELS = frozenset({"ConsistentPrefix", "Eventual"})
 _SESSION_TOKEN = re.compile(r"([0-9]+):(?:-?[0-9]+#)?([0-9]{1,18})(?:#[0-9]+=-?[0-9]+)*", re.ASCII)
 _number_of = attrgetter("rid")
+_MANY = 1000
+_RARE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,12 @@ class Target:
     def documents_in(self, partition: PhysicalPartition, after: int = 0) -> Iterator[Document]:
         """Iterate over the documents of one partition with a number above `after`, in the order of their numbers."""
         if self.key is not None:
-            found = partition.logical.get(self.key, {}).values()
-            yield from sorted((d for d in found if d.rid > after), key=_number_of)
+            found = partition.logical.get(self.key, {})
+            if len(found) > _MANY and len(found) * _RARE > len(partition.by_rid):
+                # To sort them all for every page would take the longer the more pages there are.
+                yield from (document for document in partition.scan(after) if document.key == self.key)
+                return
+            yield from sorted((d for d in found.values() if d.rid > after), key=_number_of)
             return
         everything = self.minimum <= partition.minimum and partition.maximum <= self.maximum
         for document in partition.scan(after):

@@ -11,7 +11,7 @@ from core.local.cosmos.errors import bad_request, conflict, not_found, precondit
 from core.local.cosmos.partition import Change, Document
 from core.local.cosmos.partition_key import canonical
 from core.local.cosmos.unique_keys import unique_values
-from core.local.cosmos.values import exact
+from core.local.cosmos.values import exact, too_deep
 
 if TYPE_CHECKING:
     from core.local.cosmos.account import Account
@@ -124,7 +124,12 @@ class Transaction:
         body["_etag"] = etag
         body["_attachments"] = "attachments/"
         body["_ts"] = ts
-        raw = exact(orjson.dumps(body))
+        try:
+            raw = exact(orjson.dumps(body))
+        except TypeError as error:
+            raise bad_request("The document is nested too deeply, or holds a number that is too large.") from error
+        if too_deep(body, raw):
+            raise bad_request("The document is nested too deeply.")
         if len(raw) > MAX_DOCUMENT:
             raise too_large()
         document = Document(

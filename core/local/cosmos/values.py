@@ -5,6 +5,9 @@ from __future__ import annotations
 from enum import Enum
 from typing import Any, Final, Literal
 
+MAX_NESTING: Final = 128
+_MAX_DIGITS: Final = 18  # no counter needs more
+
 
 class Undefined(Enum):
     """The type of `UNDEFINED`, the value of a property that is not there."""
@@ -18,6 +21,24 @@ UNDEFINED: Final[Literal[Undefined.UNDEFINED]] = Undefined.UNDEFINED
 def exact(data: bytes) -> bytes:
     """Return a copy that takes no more memory than it is long: what orjson returns holds on to its buffer."""
     return bytes(memoryview(data))
+
+
+def too_deep(value: object, raw: bytes) -> bool:
+    """Say whether a JSON value, whose bytes are `raw`, is nested more deeply than Cosmos DB allows."""
+    if raw.count(b"{") + raw.count(b"[") <= MAX_NESTING:
+        return False
+    level: list[Any] = [value]
+    for _ in range(MAX_NESTING):
+        inner = [v for owner in level for v in (owner.values() if type(owner) is dict else owner)]
+        level = [v for v in inner if type(v) is dict or type(v) is list]
+        if not level:
+            return False
+    return True
+
+
+def whole_number(text: str) -> int | None:
+    """Return the number that a text of 1 to 18 digits is, None for any other; `int` knows more spellings, and fewer."""
+    return int(text) if len(text) <= _MAX_DIGITS and text.isascii() and text.isdecimal() else None
 
 
 def split_path(path: str) -> tuple[str, ...]:

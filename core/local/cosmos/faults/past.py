@@ -43,7 +43,10 @@ class Past:
             oldest = self._commits.popleft()
             self._count -= len(oldest.changes)
             self.floor = oldest.lsn
-        self._views.clear()  # they share what was just changed
+
+    def documents_move(self) -> None:
+        """Forget the views, which share what is about to change; it may be undone, and never recorded."""
+        self._views.clear()
 
     def part(self, covers: Callable[[str], bool]) -> Past:
         """Return the past of a child partition, which `covers` some of the effective partition keys."""

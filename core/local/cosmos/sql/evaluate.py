@@ -17,6 +17,8 @@ from core.local.cosmos.values import UNDEFINED
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from core.local.cosmos.sql.signature import Context
+
     Environment = dict[str, Any]
     Evaluator = Callable[[Environment], Any]
     SubqueryCompiler = Callable[[n.Query, "Scope"], Callable[[Environment], list[Any]]]
@@ -192,13 +194,19 @@ def _compile_binary(operator: str, left: Evaluator, right: Evaluator) -> Evaluat
             first, second = left(env), right(env)
             if first is UNDEFINED or second is UNDEFINED:
                 return UNDEFINED
-            return equal(first, second) is wanted
+            return _equal(env, first, second) is wanted
 
         return same
     if operator in {"<", "<=", ">", ">="}:
         return compare_operator(operator, left, right)
     arithmetic = ARITHMETIC[operator]
     return lambda env: arithmetic(left(env), right(env))
+
+
+def _equal(env: Environment, left: object, right: object) -> bool:
+    if type(left) is list or type(left) is dict:
+        env[CONTEXT].go_on()
+    return equal(left, right)
 
 
 def _compile_in(value: Evaluator, choices: tuple[n.Expression, ...], scope: Scope) -> Evaluator:
@@ -212,7 +220,7 @@ def _compile_in(value: Evaluator, choices: tuple[n.Expression, ...], scope: Scop
         # An array or object is not equal to a constant, which is neither, but might be costly to make a key of.
         if type(wanted) is not list and type(wanted) is not dict and sort_key(wanted) in constants:
             return True
-        return any((c := choice(env)) is not UNDEFINED and equal(wanted, c) for choice in others)
+        return any((c := choice(env)) is not UNDEFINED and _equal(env, wanted, c) for choice in others)
 
     return contained
 
@@ -225,7 +233,8 @@ def _compile_like(node: n.Like, scope: Scope) -> Evaluator:
         text, wanted, mark = value(env), pattern(env), None if escape is None else escape(env)
         if type(text) is not str or type(wanted) is not str or (escape is not None and type(mark) is not str):
             return UNDEFINED
-        return like_pattern(wanted, mark).fullmatch(text) is not None
+        context: Context = env[CONTEXT]
+        return context.matches(like_pattern(wanted, mark).fullmatch, text, wanted)
 
     return matches
 
@@ -249,10 +258,13 @@ def _compile_call(name: str, arguments: tuple[n.Expression, ...], scope: Scope) 
     compiled = [compile_expression(argument, scope) for argument in arguments]
     if function.contextual:
         return lambda env: call(env[CONTEXT], *[argument(env) for argument in compiled])
-    if len(compiled) == 1:
-        only = compiled[0]
-        return lambda env: call(only(env))
-    return lambda env: call(*[argument(env) for argument in compiled])
+
+    def called(env: Environment) -> Any:  # noqa: ANN401 - JSON
+        given = [argument(env) for argument in compiled]
+        env[CONTEXT].go_on()
+        return call(*given)
+
+    return called
 
 
 def _compile_subquery(kind: str, query: n.Query, scope: Scope) -> Evaluator:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 from math import prod
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -136,16 +135,7 @@ def _pattern(pattern: str, flags: str) -> regex.Pattern[str]:
 
 
 def _regex_match(context: Context, text: str, pattern: str, flags: str = "") -> bool:
-    compiled = _pattern(pattern, flags)
-    started = monotonic()
-    try:
-        return compiled.search(text, timeout=context.patience) is not None
-    except TimeoutError as error:
-        message = f"The regular expression {pattern!r} takes too long to match."
-        raise bad_request(message) from error
-    finally:
-        # All matches of a query share one allowance: ten thousand slow ones are as bad as one that never ends.
-        context.patience = max(1e-6, context.patience - (monotonic() - started))
+    return context.matches(_pattern(pattern, flags).search, text, pattern)
 
 
 def _index_of(text: str, part: str, start: float = 0) -> int:

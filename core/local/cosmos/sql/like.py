@@ -1,15 +1,17 @@
-"""Turns the patterns of LIKE into regular expressions that match in linear time."""
+"""Turns the patterns of LIKE into regular expressions that never go back over a part that has matched."""
 
 from __future__ import annotations
 
 import re
 from functools import lru_cache
 
+import regex
+
 from core.local.cosmos.errors import bad_request
 
 
 @lru_cache(maxsize=512)
-def like_pattern(pattern: str, escape: str | None) -> re.Pattern[str]:
+def like_pattern(pattern: str, escape: str | None) -> regex.Pattern[str]:
     """Return the regular expression of a LIKE pattern.
 
     `%` is any text, `_` any character, `[a-f]` and `[^a-f]` are sets, in which wildcards stand for themselves.
@@ -42,8 +44,8 @@ def like_pattern(pattern: str, escape: str | None) -> re.Pattern[str]:
     # A part between two `%` may match where it first occurs, for good: what follows has the most room then.
     text = first + "".join(f"(?>.*?{part})" for part in middle if part) + last
     try:
-        return re.compile(text, re.DOTALL)
-    except re.error as error:
+        return regex.compile(text, regex.VERSION0 | regex.DOTALL, cache_pattern=False)
+    except regex.error as error:
         message = f"The LIKE pattern {pattern!r} is not valid."
         raise bad_request(message) from error
 

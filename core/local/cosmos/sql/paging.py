@@ -14,19 +14,23 @@ from core.local.cosmos.errors import bad_request
 from core.local.cosmos.sql.evaluate import CONTEXT
 
 if TYPE_CHECKING:
+    from core.local.cosmos.errors import CosmosError
     from core.local.cosmos.partition import PhysicalPartition
     from core.local.cosmos.sql.program import Program, Row
+    from core.local.cosmos.sql.signature import Context
     from core.local.cosmos.targets import Target
 
 MAX_PAGE_BYTES = 4 * 1024 * 1024
+MAX_RESULT_BYTES = 64 * 1024 * 1024  # of one document, whose results no page divides
+MAX_PAGE_SECONDS = 2.0  # of reading documents that hold nothing which is asked for
 MAX_TOKEN_BYTES = 4096  # HTTP clients refuse headers over 8 KB
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Results and the token to go on with, None after the last page."""
+    """Results as JSON and the token to go on with, None after the last page."""
 
-    rows: list[Any]
+    rows: list[bytes]
     token: str | None
 
 
@@ -116,7 +120,7 @@ class Reading:
             CosmosError: 400 for a token of another query.
         """
         if self.program.constant:
-            return Page(self.program.rows(self.environment, ()), None)
+            return Page([_json(row) for row in self.program.rows(self.environment, ())], None)
         return self._streamed() if self.program.streams else self._collected()
 
     def _streamed(self) -> Page:
@@ -126,15 +130,18 @@ class Reading:
         if not todo:
             return Page([], None)
         partition, done = todo[0]
-        rows: list[Any] = []
+        rows: list[bytes] = []
         size, last = 0, done
+        context: Context = self.environment[CONTEXT]
         for document in self.target.documents_in(partition, done):
-            if len(rows) >= self.limit or size >= MAX_PAGE_BYTES:
+            is_late = last != done and context.elapsed > MAX_PAGE_SECONDS
+            if len(rows) >= self.limit or size >= MAX_PAGE_BYTES or is_late:
                 return Page(rows, self._token([(partition, last), *todo[1:]]))
-            found = self.program.rows_of(self.environment, document.body)
-            if found:
-                rows.extend(found)
-                size += len(document.raw)
+            for value in self.program.rows_of(self.environment, document.body):
+                rows.append(document.raw if value is document.body else _json(value))
+                size += len(rows[-1])
+                if size > MAX_RESULT_BYTES:
+                    raise _too_large()
             last = document.rid
         return Page(rows, self._token(todo[1:]))
 
@@ -160,8 +167,14 @@ class Reading:
                 raise bad_request("The continuation token is not valid.") from error
             first = 0
         last = min([len(rows)] + [first + n - done for n in (window.limit, window.top) if n is not None])
-        page = rows[first : min(first + self.limit, last)]
-        values = [row.value for row in page]
+        values: list[bytes] = []
+        size = 0
+        for row in rows[first : min(first + self.limit, last)]:
+            values.append(_json(row.value))
+            size += len(values[-1])
+            if size >= MAX_PAGE_BYTES:
+                break
+        page = rows[first : first + len(values)]
         if not page or first + len(page) >= last:
             return Page(values, None)
         keys = [list(key) for key in page[-1].keys] if self.program.resumable else None
@@ -190,6 +203,38 @@ class Reading:
         if len(rows) > self.limit:
             _latest[partitions[0]] = (state, rows)
         return rows
+
+
+def _json(value: object) -> bytes:
+    if _is_too_large(value):
+        raise _too_large()
+    try:
+        return orjson.dumps(value)
+    except TypeError as error:
+        raise bad_request("The results of the query are nested too deeply.") from error
+
+
+def _is_too_large(value: object) -> bool:
+    """Say whether the JSON of a value would fill the memory: a value may hold the same large text many times."""
+    room = MAX_RESULT_BYTES
+    todo: list[Any] = [value]
+    while todo:
+        item = todo.pop()
+        kind = type(item)
+        if kind is not str and kind is not list and kind is not dict:
+            continue
+        room -= len(item)
+        if room < 0:
+            return True
+        if kind is list:
+            todo += item
+        elif kind is dict:
+            todo += item.values()
+    return False
+
+
+def _too_large() -> CosmosError:
+    return bad_request("The results that the query makes of one document are too large.")
 
 
 # The rows of the last query that took several pages, by the first partition that it reads.

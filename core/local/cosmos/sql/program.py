@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from core.local.cosmos.sql.evaluate import Environment, Evaluator
+    from core.local.cosmos.sql.signature import Context
 
 ROOT = "$root"
 NUMBER = "$number"
@@ -117,11 +118,11 @@ class Program:
         ends += [window.top] if window.top is not None else []
         return rows[first : min(ends, default=len(rows))]
 
-    def rows_of(self, environment: Environment, root: object) -> list[Any]:
-        """Return the results of one document; only for a program that streams."""
+    def rows_of(self, environment: Environment, root: object) -> Iterator[Any]:
+        """Iterate over the results of one document; only for a program that streams."""
         project = self._project
         env = dict(environment)
-        return [value for row in self._matches(env, ((0, root),)) if (value := project(row)) is not UNDEFINED]
+        return (value for row in self._matches(env, ((0, root),)) if (value := project(row)) is not UNDEFINED)
 
     def sorted_rows(self, environment: Environment, roots: Iterable[tuple[int, Any]]) -> list[Row]:
         """Return all rows over numbered documents in the query's order, before OFFSET, LIMIT and TOP."""
@@ -140,7 +141,7 @@ class Program:
             rows.sort(key=_number_of, reverse=self.descends)
         for index in range(len(sort) - 1, -1, -1):
             rows.sort(key=lambda row, i=index: row.keys[i], reverse=self._sort[index][1])  # type: ignore[misc]
-        return list(_distinct(rows)) if self.query.distinct else rows
+        return list(_distinct(rows, env[CONTEXT])) if self.query.distinct else rows
 
     def follows(self, row: Row, keys: list[Any], number: int, part: int) -> bool:
         """Say whether a row sorts after a position."""
@@ -189,6 +190,7 @@ class Program:
         elif self._inner is not None:
             roots = [(row.number, row.value) for row in self._inner.cut_rows(env, roots)]
         for env[NUMBER], env[ROOT] in roots:
+            env[CONTEXT].go_on()
             for _ in self._bind(env, 0):
                 if where is None or where(env) is True:
                     yield env
@@ -233,9 +235,10 @@ def _count(evaluator: Evaluator | None, environment: Environment, clause: str) -
     return value
 
 
-def _distinct(rows: Iterable[Row]) -> Iterator[Row]:
+def _distinct(rows: Iterable[Row], context: Context) -> Iterator[Row]:
     seen: set[bytes] = set()
     for row in rows:
+        context.go_on()
         key = canonical(row.value)
         if key not in seen:
             seen.add(key)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
 
 from core.local.cosmos.errors import bad_request
 from core.local.cosmos.values import UNDEFINED
@@ -11,6 +12,10 @@ from core.local.cosmos.values import UNDEFINED
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    import regex
+
+MAX_SECONDS: Final = 10.0
+_QUICK: Final = 0.001  # seconds: a match of a pattern that takes no longer is none that never ends
 _INT64 = 1 << 63
 MANY = 1 << 16  # how many arguments a function takes that takes any number
 
@@ -32,22 +37,58 @@ class Function:
 class Context:
     """What all parts of a query share: when it runs (ticks since 1970), and how much of what could never end is left.
 
-    `patience` are seconds for regular expressions, `rows` what joins and sub-queries may make.
+    `patience` are seconds for patterns that match slowly, `rows` what joins and sub-queries may make. The query `began`
+    at this time of the monotonic clock, and while it runs nobody else is served: it has `MAX_SECONDS`.
     """
 
     ticks: int
     patience: float = 0.5
     rows: int = 1_000_000
+    began: float = field(default_factory=monotonic)
+
+    @property
+    def elapsed(self) -> float:
+        """How long the query has run, in seconds."""
+        return monotonic() - self.began
+
+    def go_on(self) -> None:
+        """Look at the time: to be called for each row, and before whatever may take as long as its values are large.
+
+        Raises:
+            CosmosError: 400 if the query has run for too long.
+        """
+        if monotonic() - self.began > MAX_SECONDS:
+            message = f"The query takes longer than {MAX_SECONDS:.0f} seconds."
+            raise bad_request(message)
+
+    def matches(self, find: Callable[..., regex.Match[str] | None], text: str, pattern: str) -> bool:
+        """Say whether a compiled pattern is found in a text; `pattern` is how the query spells it.
+
+        Raises:
+            CosmosError: 400 if that takes too long.
+        """
+        started = monotonic()
+        try:
+            return find(text, timeout=self.patience) is not None
+        except TimeoutError as error:
+            message = f"The pattern {pattern[:100]!r} takes too long to match."
+            raise bad_request(message) from error
+        finally:
+            # All slow matches of a query share one allowance: ten thousand are as bad as one that never ends.
+            spent = monotonic() - started
+            if spent > _QUICK:
+                self.patience = max(1e-6, self.patience - spent)
 
     def spend_row(self) -> None:
         """Count a row of a join or a sub-query.
 
         Raises:
-            CosmosError: 400 if there were too many.
+            CosmosError: 400 if there were too many, or the query has run for too long.
         """
         self.rows -= 1
         if self.rows < 0:
             raise bad_request("The joins and sub-queries of the query make too many rows.")
+        self.go_on()
 
 
 def raw(call: Callable[..., Any], minimum: int, maximum: int | None = None) -> Function:
