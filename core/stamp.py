@@ -22,7 +22,7 @@ class Stamp(NamedTuple):
 class Position(NamedTuple):
     """Where a document stood in the change feed: `_ts` (seconds since 1970), then `_lsn` of its physical partition.
 
-    A point read knows no `_lsn`; it counts as (`_ts`, AFTER_ALL).
+    A point read counts as (`_ts`, `_lsn` of its whole replica), or (`_ts`, AFTER_ALL) where that is not known.
     """
 
     ts: int
@@ -30,4 +30,4 @@ class Position(NamedTuple):
 
 
 AFTER_ALL = 2**63 - 1
-"""The `_lsn` of a point read: it saw at least what any feed page of that second showed (fits a Postgres bigint)."""
+"""The `_lsn` of a point read that told none: it saw at least what a feed page of that second showed (fits a bigint)."""

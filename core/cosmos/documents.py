@@ -4,7 +4,8 @@ Writes ask for the whole answer although only its ETag is used (4.17.1 of the cl
 under the container that the answer's body names; for an answer without a body (`no_response`) to the first request of
 a container it knows no name, and files the tokens of all such containers under one and the same. A read is then sent
 with the token of another container, and refused (404/1002) until that container has come as far. Of a transactional
-batch the client keeps no session token at all: a read after it could miss it. So it is told of it here.
+batch the client keeps no session token at all: a read after it could miss it, and a read after one that was refused
+could miss what it was refused for. So it is told of it here.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from azure.core import MatchConditions
+from azure.cosmos.exceptions import CosmosBatchOperationError
 
 from core.cosmos.failures import DRIVER_ERRORS, Missing, failure_of, read_error
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from azure.cosmos.aio import ContainerProxy
 
@@ -30,7 +32,9 @@ class Documents(Protocol):
     """What needs to look at a document itself, whoever wrote it, asks this."""
 
     async def read(self, identity: Identity) -> Document | None:
-        """Return the document with its system properties (`_etag`, `_ts`), or None where there is none.
+        """Return the document with its system properties (`_etag`, `_ts`, `_lsn`), or None where there is none.
+
+        `_lsn` is how far the replica was that answered: past the document's own, and before all of its later ones.
 
         Tombstones and Crossfeed's own documents are returned as well.
 
@@ -57,7 +61,8 @@ class CosmosDocuments:
             if isinstance(failure_of(error), Missing):
                 return None
             raise read_error(error, f"reading {identity.entity} {identity.id!r}") from error
-        return dict(document)
+        lsn = document.get_response_headers().get("lsn", "")
+        return {**document, "_lsn": int(lsn)} if lsn.isdecimal() else dict(document)
 
     async def create(self, identity: Identity, document: Document) -> str:
         """Write a document where there is none; return its ETag. Lets the client's errors (DRIVER_ERRORS) through."""
@@ -82,16 +87,23 @@ class CosmosDocuments:
         Lets the client's errors (DRIVER_ERRORS) through.
         """
         container = await self._container(identity)
-        results = await container.execute_item_batch(operations, partition_key=key_value(identity.parts))
-        connection: Any = container.client_connection
-        if connection.session is not None:  # None where the account's consistency is not that of sessions
-            connection.session.update_session(
-                connection, results[0].get("resourceBody") or {}, results.get_response_headers()
-            )
+        try:
+            results = await container.execute_item_batch(operations, partition_key=key_value(identity.parts))
+        except CosmosBatchOperationError as error:
+            _keep_session(container, {}, error.headers or {})
+            raise
+        _keep_session(container, results[0].get("resourceBody") or {}, results.get_response_headers())
         return [str(result["eTag"]) for result in results]
 
     async def _container(self, identity: Identity) -> ContainerProxy:
         return await self._store.existing_container(self._mappings.named(identity.entity))
+
+
+def _keep_session(container: ContainerProxy, document: Document, headers: Mapping[str, str]) -> None:
+    """Let the client know how far the partition is that answered a batch, with one of the batch's documents if any."""
+    connection: Any = container.client_connection
+    if connection.session is not None:  # None where the account's consistency is not that of sessions
+        connection.session.update_session(connection, document, headers)
 
 
 def key_value(parts: list[KeyPart]) -> Any:  # noqa: ANN401 - the SDK's own type has no name that may be imported

@@ -10,7 +10,7 @@ from tenacity import (
     retry_if_exception,
     retry_if_exception_type,
     stop_after_attempt,
-    stop_after_delay,
+    stop_before_delay,
 )
 
 from core.cosmos.failures import DRIVER_ERRORS, CosmosUnavailableError, Unavailable, failure_of
@@ -39,7 +39,7 @@ async def patiently_write(request: Callable[[], Awaitable[R]]) -> R:
     return await AsyncRetrying(
         retry=retry_if_exception(lambda error: _asked_to_wait(error) is not None),
         wait=_wait,
-        stop=stop_after_delay(PATIENCE_S),
+        stop=stop_before_delay(PATIENCE_S),
         reraise=True,
     )(attempt)
 
@@ -65,7 +65,7 @@ async def patiently_read(request: Callable[[], Awaitable[R]]) -> R:
 
 def _is_enough(state: RetryCallState) -> bool:
     asked = _asked_to_wait(state.outcome.exception()) is not None if state.outcome else False
-    return (stop_after_delay(PATIENCE_S) if asked else stop_after_attempt(_CUT_ATTEMPTS))(state)
+    return (stop_before_delay(PATIENCE_S) if asked else stop_after_attempt(_CUT_ATTEMPTS))(state)
 
 
 def _wait(state: RetryCallState) -> float:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from core.cosmos.buffer import Base, Buffer, Pending
 from core.cosmos.documents import CosmosDocuments
 from core.cosmos.failures import DRIVER_ERRORS, Exists, failure_of, write_error
-from core.cosmos.patience import patiently_write
+from core.cosmos.patience import patiently_read, patiently_write
 from core.cosmos.repository import CosmosRepository
 from core.entity import Entity, Loaded, mark_loaded
 from core.envelope import Origin, Ours, author_of, claimed_version, is_deleted, stamped
@@ -139,7 +139,7 @@ class CosmosUnitOfWork:
 
         """
         added = [index for index, write in enumerate(pending) if write.base is None]
-        reads = (self._documents.read(pending[index].identity) for index in added)
+        reads = (patiently_read(partial(self._documents.read, pending[index].identity)) for index in added)
         documents = await asyncio.gather(*reads, return_exceptions=True)  # so that none goes on behind our back
         found: dict[int, Base] = {}
         for index, document in zip(added, documents, strict=True):

@@ -6,8 +6,11 @@ Postgres is primary, by who wrote it. Two rules go beyond comparing positions:
 - A row (or tombstone) of an earlier epoch was last written while Postgres was primary, so the position it took says
   nothing about what happened since: a feed batch that slept through two switches could carry an old state with a newer
   position. Only a document of ours from the current epoch is believed; any other is read by key first.
-- Two point reads within one second cannot be told apart by (`_ts`, +infinity). A point read is therefore made while
-  the identity's lock is held: it is later than everything taken before, and its finding is applied.
+- Two point reads within one second cannot be told apart by `_ts`. A point read is therefore made while the identity's
+  lock is held: it is later than everything taken before, and its finding is applied. But a replica that is behind may
+  answer it, and a reader that has just started has no session that forbids it: so the `_lsn` that a point read counts
+  with is how far its replica was, which is past this document's own and before all of its later ones; one that is not
+  as far as what was taken is behind (`is_behind`).
 
 Equal stamps are not believed to mean equal states: a foreign writer may have kept our stamp while changing the content,
 and our next writer counts on from it. Equal content under an equal stamp is the same state.
@@ -43,7 +46,7 @@ class Change:
 
     @classmethod
     def of(cls, identity: Identity, document: Document) -> Change:
-        """Take a document with its system properties; one without `_lsn` came from a point read."""
+        """Take a document with its system properties; one without `_lsn` came from a reader that knows none."""
         return cls(
             identity,
             document,
@@ -111,6 +114,14 @@ def decide(
             return _postgres_is_primary(change, confirmed=confirmed)
         case _:
             assert_never(phase.primary)
+
+
+def is_behind(found: Change, change: Change, held: Held) -> bool:
+    """Say whether the point read `found` is older than the `change` that asked for it, or than what was taken."""
+    taken = held.taken
+    if taken is not None and found.position.lsn < taken.lsn < AFTER_ALL and not _is_known(found, held):
+        return True
+    return found.etag != change.etag and found.position.ts < change.position.ts
 
 
 def _is_known(change: Change, held: Held) -> bool:

@@ -18,7 +18,7 @@ from core.content import check_values, content_hash, content_of
 from core.errors import DocumentRefusedError, PrimaryMovedError, StoreUnavailableError
 from core.identity import Identity
 from core.postgres import dead_letters
-from core.postgres.authority import Apply, Change, Decision, Ignore, Quarantine, ReadByKey, Take, decide
+from core.postgres.authority import Apply, Change, Decision, Ignore, Quarantine, ReadByKey, Take, decide, is_behind
 from core.postgres.dead_letters import REFUSED, DeadLetter, Direction, quarantine_reason
 from core.postgres.failures import describe, driver_error, is_documents_fault
 from core.postgres.held import Held, read_held
@@ -206,9 +206,9 @@ async def _decide(batch: _Batch, change: Change, held: Held) -> tuple[Change, De
         # Absence without a tombstone is never a delete; the reconcile looks at it.
         return change, Ignore()
     found = Change.of(change.identity, document)
-    is_older = found.etag != change.etag and found.position.ts < change.position.ts
-    if is_older and batch.clock() - change.position.ts < STALE_READ_S:
-        msg = f"a read of {mapping.container} by key was older than its change feed"
+    newest = max(change.position, held.taken or change.position)
+    if is_behind(found, change, held) and batch.clock() - newest.ts < STALE_READ_S:
+        msg = f"a read of {mapping.container} by key was older than its change feed, or than what was mirrored"
         raise StoreUnavailableError(msg)
     return found, decide(found, held, batch.phase, lambda: _same_content(mapping, found, held), confirmed=True)
 

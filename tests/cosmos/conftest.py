@@ -10,10 +10,12 @@ from core.cosmos.client import CosmosStore, open_cosmos
 from core.cosmos.documents import CosmosDocuments
 from core.local.cosmos.server import CosmosServer
 from tests.cosmos.example import MAPPINGS, Kept, settings_for
-from tests.cosmos.meddler import Meddler
+from tests.cosmos.steps import Seen
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
+
+    from core.local.cosmos.faults import Faults
 
 
 @pytest.fixture(scope="session")
@@ -35,16 +37,23 @@ def documents(store: CosmosStore) -> CosmosDocuments:
 
 
 @pytest.fixture
-async def meddler(server: CosmosServer) -> AsyncIterator[Meddler]:
-    async with Meddler(server.host, server.port, server.key) as meddler:
-        yield meddler
+def faults(server: CosmosServer) -> Iterator[Faults]:
+    """What goes wrong at the server, nothing before a test says so and nothing after it."""
+    yield server.faults
+    server.faults.clear()
 
 
 @pytest.fixture
-async def meddled_store(meddler: Meddler, store: CosmosStore) -> AsyncIterator[CosmosStore]:
-    """The database of `store`, reached through the meddler."""
-    async with open_cosmos(settings_for(meddler, cosmos_database=store.database)) as through_meddler:
-        yield through_meddler
+def seen(faults: Faults) -> Seen:
+    """The requests that reach the server from now on, whoever sends them."""
+    return Seen(faults)
+
+
+@pytest.fixture
+async def fresh_store(server: CosmosServer, store: CosmosStore) -> AsyncIterator[CosmosStore]:
+    """The database of `store` by a client that has seen nothing of it."""
+    async with open_cosmos(settings_for(server, cosmos_database=store.database)) as fresh:
+        yield fresh
 
 
 @pytest.fixture

@@ -1,10 +1,11 @@
-"""Steps that the tests of the unit of work have in common."""
+"""Steps that these tests have in common."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from core.cosmos.unit_of_work import CosmosUnitOfWork
+from core.local.cosmos.faults import Constant, Delay, Match, Operation, Rule
 from tests.cosmos.example import MAPPINGS, Line, Note
 
 if TYPE_CHECKING:
@@ -13,6 +14,34 @@ if TYPE_CHECKING:
     from core.cosmos.documents import CosmosDocuments
     from core.entity import Entity
     from core.identity import Identity
+    from core.local.cosmos.faults import Action, Faults
+
+
+class Seen:
+    """The operations that were asked for, in their order: all requests, also those that meet a fault added later."""
+
+    def __init__(self, faults: Faults) -> None:
+        self._faults = faults
+        self._skip = 0
+        # A delay of no time is the fault that changes nothing and is logged.
+        self._rule = faults.add(Rule(do=Delay(duration=Constant(seconds=0)), name="seen")).name
+
+    @property
+    def _all(self) -> list[Operation]:
+        return [injection.operation for injection in self._faults.log if injection.rule == self._rule]
+
+    @property
+    def operations(self) -> list[Operation]:
+        """What was seen since the test began, or forgot."""
+        return self._all[self._skip :]
+
+    def forget(self) -> None:
+        self._skip = len(self._all)
+
+
+def once(faults: Faults, do: Action, *operations: Operation, times: int = 1) -> None:
+    """Let a fault happen to the next request of these operations."""
+    faults.add(Rule(do=do, on=Match(operations=frozenset(operations)), times=times))
 
 
 def unit(store: CosmosStore, epoch: int = 1) -> CosmosUnitOfWork:

@@ -15,15 +15,17 @@ from core.cosmos.failures import CosmosUnavailableError
 from core.cosmos.feed import FeedPage, FeedRange, feed_ranges, pages
 from core.cosmos.watermarks import write_watermarks
 from core.envelope import Internal, author_of
+from core.local.cosmos.faults import Operation, Refuse
 from core.mapping import RESERVED_ID_PREFIX
 from tests.cosmos.example import LINES, MAPPINGS, NOTES, note, settings_for
-from tests.cosmos.meddler import Answer, Meddler
+from tests.cosmos.steps import once
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from azure.cosmos.aio import ContainerProxy
 
+    from core.local.cosmos.faults import Faults
     from core.local.cosmos.server import CosmosServer
 
 
@@ -137,15 +139,13 @@ async def test_a_batch_is_never_split_between_pages(store: CosmosStore) -> None:
     assert len(full.documents) == 10
 
 
-async def test_a_failing_feed_is_reported_with_its_wait_and_can_go_on(
-    meddler: Meddler, meddled_store: CosmosStore
-) -> None:
-    container = meddled_store.container(NOTES)
+async def test_a_failing_feed_is_reported_with_its_wait_and_can_go_on(faults: Faults, fresh_store: CosmosStore) -> None:
+    container = fresh_store.container(NOTES)
     [feed_range] = await feed_ranges(container)
     await put(container, *(f"n{n}" for n in range(9)))
     reader = pages(container, feed_range, None, 3)
     first = await anext(reader)
-    meddler.plans += [Answer(b"GET", 429, {"x-ms-retry-after-ms": "70"})]
+    once(faults, Refuse(status=429, retry_after_ms=70), Operation.FEED)
     with pytest.raises(CosmosUnavailableError) as caught:
         await anext(reader)
     assert caught.value.retry_after_s == pytest.approx(0.07)

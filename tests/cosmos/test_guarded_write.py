@@ -14,15 +14,18 @@ from core.cosmos.unit_of_work import CosmosUnitOfWork
 from core.envelope import Origin, Ours, author_of, stamped
 from core.errors import PrimaryMovedError
 from core.identity import Identity
+from core.local.cosmos.faults import Cut, Operation, Refuse
 from core.query import Equals, Query
 from core.stamp import Stamp
 from tests.cosmos.example import LINES, MAPPINGS, NOTES, Deep, Kept, note, note_identity
-from tests.cosmos.meddler import Answer, Cut, Meddler
+from tests.cosmos.steps import once
 
 if TYPE_CHECKING:
     from core.content import Document
     from core.cosmos.client import CosmosStore
     from core.cosmos.documents import CosmosDocuments
+    from core.local.cosmos.faults import Action, Faults
+    from tests.cosmos.steps import Seen
 
 N1 = note_identity("n1")
 
@@ -101,13 +104,13 @@ async def test_a_repeated_first_version_is_found_unchanged_although_it_is_create
     assert isinstance(await one(writer_on(store, Kept()), state(1, 1)), Unchanged)
 
 
-async def test_steady_state_is_one_round_trip(meddler: Meddler, meddled_store: CosmosStore, quarantine: Kept) -> None:
-    writer = writer_on(meddled_store, quarantine)
+async def test_steady_state_is_one_round_trip(seen: Seen, fresh_store: CosmosStore, quarantine: Kept) -> None:
+    writer = writer_on(fresh_store, quarantine)
     await one(writer, state(1, 1))
-    meddler.seen.clear()
+    seen.forget()
     for version in range(2, 6):
         await one(writer, state(1, version))
-    assert meddler.seen == [b"PUT"] * 4
+    assert seen.operations == [Operation.REPLACE] * 4
 
 
 async def test_a_tombstone_takes_the_place_of_the_document_and_stays(
@@ -205,15 +208,15 @@ async def test_a_hard_deleted_document_is_created_again(
 
 
 async def test_only_the_newest_of_several_states_of_one_document_is_written(
-    meddler: Meddler, meddled_store: CosmosStore, quarantine: Kept
+    seen: Seen, fresh_store: CosmosStore, quarantine: Kept
 ) -> None:
-    writer = writer_on(meddled_store, quarantine)
-    await meddled_store.existing_container(NOTES)
-    meddler.seen.clear()
+    writer = writer_on(fresh_store, quarantine)
+    await fresh_store.existing_container(NOTES)
+    seen.forget()
     first, newest, middle = await writer.write([state(1, 1), state(1, 3), state(1, 2)])
     assert isinstance(newest, Written)
     assert first == middle == Superseded(Stamp(1, 3))
-    assert meddler.seen == [b"GET", b"POST"]
+    assert seen.operations == [Operation.READ, Operation.CREATE]
 
 
 @pytest.mark.parametrize(
@@ -292,32 +295,39 @@ async def test_a_hierarchical_nested_key_is_written_read_and_deleted(
 
 
 async def test_a_throttled_write_is_reported_with_the_wait_that_was_asked_for(
-    meddler: Meddler, meddled_store: CosmosStore, quarantine: Kept, documents: CosmosDocuments
+    faults: Faults, seen: Seen, fresh_store: CosmosStore, quarantine: Kept, documents: CosmosDocuments
 ) -> None:
-    writer = writer_on(meddled_store, quarantine)
+    writer = writer_on(fresh_store, quarantine)
     items = [Publish(note_identity(f"n{n}"), Stamp(1, 1), note(f"n{n}"), loaded_in=1) for n in range(20)]
-    await meddled_store.existing_container(NOTES)
-    meddler.plans += [Answer(b"POST", 429, {"x-ms-retry-after-ms": "120", "x-ms-substatus": "3200"})]
+    await fresh_store.existing_container(NOTES)
+    once(faults, Refuse(status=429, retry_after_ms=120), Operation.CREATE)
     with pytest.raises(CosmosUnavailableError) as caught:
         await writer.write(items)
     assert caught.value.retry_after_s == pytest.approx(0.12)
-    posts_before = meddler.seen.count(b"POST")
-    assert posts_before < 20  # not all were sent once one was turned away
+    assert seen.operations.count(Operation.CREATE) < 20  # not all were sent once one was turned away
     outcomes = await writer.write(items)
     assert all(isinstance(outcome, Written | Unchanged) for outcome in outcomes)
     assert all([await documents.read(item.identity) for item in items])
 
 
 @pytest.mark.parametrize("version", [1, 2])
-async def test_a_write_whose_answer_was_lost_is_found_done_when_it_is_repeated(
-    meddler: Meddler, meddled_store: CosmosStore, quarantine: Kept, version: int
+@pytest.mark.parametrize(
+    "fault",
+    [Cut(moment="after"), Cut(moment="middle"), *(Refuse(status=n, moment="after") for n in (408, 449, 500, 503))],
+    ids=lambda fault: f"{fault.kind} {getattr(fault, 'status', fault.moment)}",
+)
+async def test_a_write_whose_answer_was_lost_is_found_done_when_it_is_repeated(  # noqa: PLR0913, PLR0917 - fixtures
+    faults: Faults, seen: Seen, fresh_store: CosmosStore, quarantine: Kept, version: int, fault: Action
 ) -> None:
-    writer = writer_on(meddled_store, quarantine)
+    writer = writer_on(fresh_store, quarantine)
     if version == 2:
         await one(writer, state(1, 1))
-    meddler.plans += [Cut(b"POST" if version == 1 else b"PUT")]
+    operation = Operation.CREATE if version == 1 else Operation.REPLACE
+    once(faults, fault, operation)
+    seen.forget()
     with pytest.raises(CosmosUnavailableError):
         await one(writer, state(1, version, "once"))
+    assert seen.operations.count(operation) == 1
     assert isinstance(await one(writer, state(1, version, "once")), Unchanged)
 
 
@@ -365,14 +375,14 @@ async def test_nothing_foreign_is_replaced_in_an_epoch_that_is_over(
     assert (await read(documents))["Title"] == "of the new primary"
 
 
-async def test_a_flip_stops_what_has_not_been_sent(meddler: Meddler, meddled_store: CosmosStore) -> None:
-    await meddled_store.existing_container(NOTES)
-    meddler.seen.clear()
-    writer = GuardedWriter(meddled_store, MAPPINGS, OfTheNextEpoch(), 3600, concurrency=2)
+async def test_a_flip_stops_what_has_not_been_sent(seen: Seen, fresh_store: CosmosStore) -> None:
+    await fresh_store.existing_container(NOTES)
+    seen.forget()
+    writer = GuardedWriter(fresh_store, MAPPINGS, OfTheNextEpoch(), 3600, concurrency=2)
     items = [Publish(note_identity(f"n{n}"), Stamp(1, 2), note(f"n{n}"), loaded_in=1) for n in range(20)]
     with pytest.raises(PrimaryMovedError):
         await writer.write(items)
-    assert meddler.seen == [b"GET"] * 2
+    assert seen.operations == [Operation.READ] * 2
 
 
 async def test_the_epoch_is_confirmed_for_a_create_and_not_for_a_steady_update(

@@ -18,16 +18,18 @@ from core.cosmos.feed import feed_ranges, pages
 from core.cosmos.guarded import GuardedWriter, Publish
 from core.errors import ConfigurationError, DocumentRefusedError, StoreUnavailableError
 from core.identity import Identity
+from core.local.cosmos.faults import Constant, Delay, Hold, Match, Operation, Refuse, Rule
 from core.query import Query
 from core.stamp import Stamp
 from tests.cosmos.example import LINES, MAPPINGS, NOTES, Kept, Line, Note, note, note_identity, settings_for
-from tests.cosmos.meddler import Answer, Hang, Meddler
-from tests.cosmos.steps import add, line, unit
+from tests.cosmos.steps import add, line, once, unit
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from core.cosmos.client import CosmosStore
+    from core.local.cosmos.faults import Faults
+    from core.local.cosmos.server import CosmosServer
 
 
 async def adding(store: CosmosStore) -> None:
@@ -69,15 +71,15 @@ async def following(store: CosmosStore) -> None:
                 pass
 
 
-OPERATIONS: list[tuple[Callable[[CosmosStore], Awaitable[None]], bytes]] = [
-    (adding, b"POST"),
-    (adding_a_batch, b"POST"),
-    (publishing, b"POST"),
-    (getting, b"GET"),
-    (getting_anywhere, b"POST"),
-    (counting, b"POST"),
-    (streaming, b"POST"),
-    (following, b"GET"),
+OPERATIONS: list[tuple[Callable[[CosmosStore], Awaitable[None]], Operation]] = [
+    (adding, Operation.CREATE),
+    (adding_a_batch, Operation.BATCH),
+    (publishing, Operation.CREATE),
+    (getting, Operation.READ),
+    (getting_anywhere, Operation.QUERY),
+    (counting, Operation.QUERY),
+    (streaming, Operation.QUERY),
+    (following, Operation.FEED),
 ]
 
 
@@ -86,63 +88,77 @@ def session_of(store: CosmosStore) -> Any:
     return transport.session
 
 
-async def nothing_is_left(before: set[asyncio.Task[Any]], meddler: Meddler) -> None:
+async def hanging(faults: Faults) -> None:
+    """Wait until a request is held back, and its client with it."""
+    async with asyncio.timeout(10):
+        while not list(faults.held):  # noqa: ASYNC110 - no event tells
+            await asyncio.sleep(0.001)
+
+
+async def nothing_is_left(before: set[asyncio.Task[Any]], faults: Faults) -> None:
     """Fail where a task still runs; pytest fails where what is collected now gives a warning."""
     gc.collect()
     await asyncio.sleep(0)
-    await meddler.stop()
+    faults.clear()  # the server's own tasks end with what they waited for
+    for _ in range(3):
+        await asyncio.sleep(0)
     assert asyncio.all_tasks() - before == set()
 
 
-@pytest.mark.parametrize(("operation", "verb"), OPERATIONS, ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize(("work_on", "operation"), OPERATIONS, ids=lambda value: getattr(value, "__name__", ""))
 async def test_a_cancelled_operation_leaves_nothing_behind(
-    store: CosmosStore, meddler: Meddler, operation: Callable[[CosmosStore], Awaitable[None]], verb: bytes
+    server: CosmosServer,
+    store: CosmosStore,
+    faults: Faults,
+    work_on: Callable[[CosmosStore], Awaitable[None]],
+    operation: Operation,
 ) -> None:
     before = asyncio.all_tasks()
     opened: list[CosmosStore] = []
     await store.container(NOTES).upsert_item(note("n1"))
 
     async def work() -> None:
-        async with open_cosmos(settings_for(meddler, cosmos_database=store.database)) as meddled:
-            opened.append(meddled)
+        async with open_cosmos(settings_for(server, cosmos_database=store.database)) as fresh:
+            opened.append(fresh)
             for mapping in (NOTES, LINES):
-                await meddled.existing_container(mapping)
-            meddler.plans += [Hang(verb)]
-            await operation(meddled)
+                await fresh.existing_container(mapping)
+            once(faults, Hold(client="waits"), operation)
+            await work_on(fresh)
 
     task = asyncio.create_task(work())
-    await asyncio.wait_for(meddler.hanging.wait(), 10)
+    await hanging(faults)
     session = session_of(opened[0])
     assert not session.closed
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert session.closed
-    await nothing_is_left(before, meddler)
+    await nothing_is_left(before, faults)
 
 
 @pytest.mark.parametrize("answer", [None, 401, 503])
 async def test_an_opening_that_fails_or_is_cancelled_leaves_nothing_behind(
-    meddler: Meddler, monkeypatch: pytest.MonkeyPatch, answer: int | None
+    server: CosmosServer, faults: Faults, monkeypatch: pytest.MonkeyPatch, answer: int | None
 ) -> None:
     monkeypatch.setenv("AZURE_COSMOS_HEALTH_CHECK_RETRY_AFTER_MS", "1")
     before = asyncio.all_tasks()
-    meddler.plans += [Hang(b"GET")] if answer is None else [Answer(b"GET", answer)] * 20
+    fault = Hold(client="waits") if answer is None else Refuse(status=answer)
+    once(faults, fault, Operation.ACCOUNT, times=20)
 
     async def work() -> None:
-        async with open_cosmos(settings_for(meddler)):
+        async with open_cosmos(settings_for(server)):
             pytest.fail("it opened")
 
     task = asyncio.create_task(work())
     if answer is None:
-        await asyncio.wait_for(meddler.hanging.wait(), 10)
+        await hanging(faults)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
     else:
         with pytest.raises((ConfigurationError, StoreUnavailableError)):
             await task
-    await nothing_is_left(before, meddler)
+    await nothing_is_left(before, faults)
 
 
 async def test_a_stream_that_meets_a_bad_document_or_is_left_early_is_closed_down_to_the_request(
@@ -166,15 +182,17 @@ async def test_a_stream_that_meets_a_bad_document_or_is_left_early_is_closed_dow
 
 
 async def test_reads_that_look_for_tombstones_have_all_ended_when_one_has_failed(
-    store: CosmosStore, meddler: Meddler, meddled_store: CosmosStore
+    store: CosmosStore, faults: Faults, fresh_store: CosmosStore
 ) -> None:
     await add(store, line("l1"), line("l2"), line("l3"))
-    documents = CosmosDocuments(meddled_store, MAPPINGS)
+    documents = CosmosDocuments(fresh_store, MAPPINGS)
     for _ in range(2):  # by the second one the client knows the container's physical partitions
-        await add(meddled_store, line(uuid.uuid4().hex))
+        await add(fresh_store, line(uuid.uuid4().hex))
         assert await documents.read(Identity.of("Line", ["a"], "l1")) is not None
     before = asyncio.all_tasks()
-    meddler.plans += [Answer(b"GET", 503)]
+    reads = frozenset({Operation.READ})
+    faults.add(Rule(do=Refuse(status=503), on=Match(operations=reads, id="l1")))
+    faults.add(Rule(do=Delay(duration=Constant(seconds=0.3)), on=Match(operations=reads)))
     with pytest.raises(StoreUnavailableError):
-        await add(meddled_store, line("l1"), line("l2"), line("l3"))
-    assert {task for task in asyncio.all_tasks() - before if "CosmosDocuments.read" in repr(task)} == set()
+        await add(fresh_store, line("l1"), line("l2"), line("l3"))
+    assert {task for task in asyncio.all_tasks() - before if "/core/cosmos/" in repr(task)} == set()

@@ -20,6 +20,7 @@ from core.errors import (
     PrimaryMovedError,
 )
 from core.identity import Identity
+from core.local.cosmos.faults import WRITES
 from core.stamp import Stamp
 from tests.cosmos.example import LINES, MAPPINGS, NOTES, Kept, Line, Note, note, note_identity
 from tests.cosmos.steps import add, get, have, line, raw, unit
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from core.cosmos.client import CosmosStore
     from core.cosmos.documents import CosmosDocuments
     from core.entity import Entity
-    from tests.cosmos.meddler import Meddler
+    from tests.cosmos.steps import Seen
 
 
 N1 = note_identity("n1")
@@ -46,19 +47,19 @@ async def test_what_is_added_is_stamped_as_a_write_of_cosmos(store: CosmosStore,
 
 
 async def test_nothing_is_sent_before_commit_and_nothing_after_leaving_without_it(
-    meddler: Meddler, meddled_store: CosmosStore
+    seen: Seen, fresh_store: CosmosStore
 ) -> None:
-    async with unit(meddled_store) as work:
+    async with unit(fresh_store) as work:
         await work[Note].add(Note(id="n1"))
-    assert b"POST" not in meddler.seen
-    async with unit(meddled_store) as work:
+    assert not WRITES.intersection(seen.operations)
+    async with unit(fresh_store) as work:
         await work[Note].add(Note(id="n1"))
     await work.commit()
-    async with unit(meddled_store) as work:
+    async with unit(fresh_store) as work:
         await work[Note].add(Note(id="n1"))
         await work.rollback()
         await work.commit()
-    assert b"POST" not in meddler.seen
+    assert not WRITES.intersection(seen.operations)
 
 
 async def test_each_write_counts_the_version_up_by_one(store: CosmosStore, documents: CosmosDocuments) -> None:
