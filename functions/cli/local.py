@@ -104,9 +104,9 @@ def cosmos(
 
 async def _start_cosmos(host: str, port: int, *, tls: bool, file: Path | None) -> "CosmosServer":
     try:
-        from core.local.cosmos.listening import BadHostError, ListenError  # noqa: PLC0415 - what `--help` need not load
         from core.local.cosmos.server import CosmosServer  # noqa: PLC0415 - what `--help` need not load
         from core.local.cosmos.storage.file import FileInUseError, StorageError  # noqa: PLC0415 - as above
+        from core.local.cosmos.wire.listening import BadHostError, ListenError  # noqa: PLC0415 - what `--help` need not load
     except ImportError as error:
         msg = f"the embedded Cosmos DB needs the extra 'local': pip install 'crossfeed[local]' ({error})"
         raise ConfigurationError(msg) from error

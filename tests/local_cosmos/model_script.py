@@ -16,7 +16,7 @@ from tests.local_cosmos.model_world import Name, Shape, World, Write
 from tests.local_cosmos.model_writer import Order, Outcome
 
 if TYPE_CHECKING:
-    from core.local.cosmos.account import Account
+    from core.local.cosmos.state.account import Account
     from tests.local_cosmos.model_wire import Answer, Wire
     from tests.local_cosmos.model_writer import Writer
 

@@ -15,14 +15,14 @@ from yarl import URL
 
 from core.local.cosmos.errors import CosmosError
 from core.local.cosmos.messages import Request, error_response
-from core.local.cosmos.routes import Router
+from core.local.cosmos.operations.routes import Router
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import aiohttp
 
-    from core.local.cosmos.account import Account
+    from core.local.cosmos.state.account import Account
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from core.local.cosmos import CosmosServer
-    from core.local.cosmos.container import Container
+    from core.local.cosmos.state.container import Container
     from tests.local_cosmos.model_wire import Answer, Wire
 
 DOCS = ["dbs", "wire", "colls", "raw", "docs"]

@@ -9,9 +9,9 @@ import orjson
 from tests.local_cosmos.model_wire import CallWire
 
 if TYPE_CHECKING:
-    from core.local.cosmos.account import Account
-    from core.local.cosmos.container import Container
-    from core.local.cosmos.partition import PhysicalPartition
+    from core.local.cosmos.state.account import Account
+    from core.local.cosmos.state.container import Container
+    from core.local.cosmos.state.partition import PhysicalPartition
     from tests.local_cosmos.model_wire import Answer
 
 Bookmarks = dict[str, set[int]]

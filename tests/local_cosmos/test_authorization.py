@@ -17,9 +17,9 @@ from azure.cosmos.auth import _get_authorization_header
 from azure.cosmos.exceptions import CosmosHttpResponseError
 
 from core.local.cosmos import CosmosServer
-from core.local.cosmos.auth import EMULATOR_KEY, Authenticator
 from core.local.cosmos.errors import CosmosError
 from core.local.cosmos.messages import Request
+from core.local.cosmos.wire.auth import EMULATOR_KEY, Authenticator
 
 OTHER_KEY = urlsafe_b64encode(b"x" * 64).decode()
 ISSUED = 1_800_000_000.0

@@ -12,8 +12,8 @@ from azure.cosmos.exceptions import CosmosBatchOperationError, CosmosHttpRespons
 from azure.cosmos.partition_key import NonePartitionKeyValue
 
 from core.local.cosmos.errors import CosmosError
-from core.local.cosmos.partition_key import PartitionKeyDefinition
-from core.local.cosmos.unique_keys import unique_keys
+from core.local.cosmos.state.partition_key import PartitionKeyDefinition
+from core.local.cosmos.state.unique_keys import unique_keys
 
 if TYPE_CHECKING:
     from azure.cosmos.aio import ContainerProxy, DatabaseProxy

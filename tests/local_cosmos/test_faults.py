@@ -11,7 +11,6 @@ import pytest
 from azure.cosmos import PartitionKey
 from azure.cosmos.aio import CosmosClient
 
-from core.local.cosmos.account import Account
 from core.local.cosmos.faults import (
     Budget,
     Cut,
@@ -30,6 +29,7 @@ from core.local.cosmos.faults.budget import Buckets
 from core.local.cosmos.faults.draws import Draws
 from core.local.cosmos.faults.subject import describe
 from core.local.cosmos.messages import Request
+from core.local.cosmos.state.account import Account
 from tests.local_cosmos.raw import DOCS, keys_by_range, stored
 
 if TYPE_CHECKING:

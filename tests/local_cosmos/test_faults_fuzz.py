@@ -9,7 +9,6 @@ from urllib.parse import unquote
 
 from hypothesis import HealthCheck, given, settings
 
-from core.local.cosmos.account import Account
 from core.local.cosmos.faults import (
     Budget,
     ByVersions,
@@ -26,8 +25,9 @@ from core.local.cosmos.faults import (
 )
 from core.local.cosmos.faults.inject import Broken, Injector
 from core.local.cosmos.messages import Request
-from core.local.cosmos.routes import Router
-from core.local.cosmos.wire import guarded
+from core.local.cosmos.operations.routes import Router
+from core.local.cosmos.state.account import Account
+from core.local.cosmos.wire.application import guarded
 from tests.local_cosmos.model_hostile import requests
 from tests.local_cosmos.model_wire import Anyone
 

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.local.cosmos import feed
-from core.local.cosmos.account import Account
 from core.local.cosmos.errors import CosmosError
 from core.local.cosmos.faults import (
     ByTime,
@@ -23,7 +21,9 @@ from core.local.cosmos.faults import (
 )
 from core.local.cosmos.faults import past as past_module
 from core.local.cosmos.faults.past import Past, remember
-from core.local.cosmos.transaction import Transaction
+from core.local.cosmos.operations import feed
+from core.local.cosmos.state.account import Account
+from core.local.cosmos.state.transaction import Transaction
 from tests.local_cosmos.raw import keys_by_range, stored
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from azure.cosmos.aio import ContainerProxy
 
     from core.local.cosmos import CosmosServer
-    from core.local.cosmos.container import Container
-    from core.local.cosmos.partition import PhysicalPartition
+    from core.local.cosmos.state.container import Container
+    from core.local.cosmos.state.partition import PhysicalPartition
     from tests.local_cosmos.raw import RawContainer
 
 

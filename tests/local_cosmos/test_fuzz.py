@@ -12,10 +12,10 @@ import orjson
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from core.local.cosmos.account import Account
 from core.local.cosmos.errors import CODES
-from core.local.cosmos.routes import Router
-from core.local.cosmos.wire import Application
+from core.local.cosmos.operations.routes import Router
+from core.local.cosmos.state.account import Account
+from core.local.cosmos.wire.application import Application
 from tests.local_cosmos.model_hostile import DOCS, KEY, QUERY, Raw, dumped, requests
 from tests.local_cosmos.model_wire import Anyone
 

@@ -14,7 +14,7 @@ import orjson
 import pytest
 
 from core.local.cosmos import CosmosServer
-from core.local.cosmos.transaction import MAX_DOCUMENT
+from core.local.cosmos.state.transaction import MAX_DOCUMENT
 from tests.local_cosmos.model_wire import HttpWire, signature
 
 if TYPE_CHECKING:

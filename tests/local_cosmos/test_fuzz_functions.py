@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from core.local.cosmos.errors import CosmosError
-from core.local.cosmos.queries import filter_resources
+from core.local.cosmos.operations.queries import filter_resources
 from core.local.cosmos.sql.program import compile_query
 from core.local.cosmos.values import UNDEFINED
 from tests.local_cosmos.model_hostile import FUNCTIONS

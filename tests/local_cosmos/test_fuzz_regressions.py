@@ -11,13 +11,13 @@ import pytest
 from azure.cosmos import PartitionKey
 
 from core.local.cosmos.errors import CosmosError
-from core.local.cosmos.queries import filter_resources
+from core.local.cosmos.operations.queries import filter_resources
+from core.local.cosmos.operations.targets import logical_partition
 from core.local.cosmos.sql.evaluate import CONTEXT
 from core.local.cosmos.sql.paging import MAX_PAGE_SECONDS, Reading, Resume, decode
 from core.local.cosmos.sql.program import compile_query
 from core.local.cosmos.sql.signature import MAX_SECONDS, Context
-from core.local.cosmos.targets import logical_partition
-from core.local.cosmos.transaction import Transaction
+from core.local.cosmos.state.transaction import Transaction
 from tests.local_cosmos.raw import DOCS, stored
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from azure.cosmos.exceptions import CosmosHttpResponseError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.local.cosmos.account import Account
 from core.local.cosmos.errors import CosmosError
 from core.local.cosmos.messages import Request
-from core.local.cosmos.routes import Router
+from core.local.cosmos.operations.routes import Router
+from core.local.cosmos.state.account import Account
 
 if TYPE_CHECKING:
     from azure.cosmos.aio import ContainerProxy

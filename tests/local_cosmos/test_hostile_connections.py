@@ -18,7 +18,7 @@ import pytest_asyncio
 
 from core.local.cosmos import CosmosServer
 from core.local.cosmos.faults import Constant, Delay, Rule
-from core.local.cosmos.protocol import CosmosProtocol
+from core.local.cosmos.wire.protocol import CosmosProtocol
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

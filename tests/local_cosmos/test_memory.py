@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 
-from core.local.cosmos import partition
-from core.local.cosmos.account import Account
 from core.local.cosmos.clock import Clock
-from core.local.cosmos.epk import _epk_cached, effective_partition_key
 from core.local.cosmos.messages import Request
-from core.local.cosmos.routes import Router
+from core.local.cosmos.operations.routes import Router
+from core.local.cosmos.state import partition
+from core.local.cosmos.state.account import Account
+from core.local.cosmos.state.epk import _epk_cached, effective_partition_key
 from tests.local_cosmos.model_wire import Anyone
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from core.local.cosmos import partition
-from core.local.cosmos.account import Account
+from core.local.cosmos.state import partition
+from core.local.cosmos.state.account import Account
 from tests.local_cosmos.model_script import IDS, KEYS, SHAPES, Ask, Runner, Split, Step, StillClock, steps
 from tests.local_cosmos.model_wire import CallWire
 from tests.local_cosmos.model_world import Shape, World, Write

@@ -11,7 +11,7 @@ from azure.cosmos.partition_key import NonePartitionKeyValue, NullPartitionKeyVa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.local.cosmos.epk import MAX_EPK, effective_partition_key, even_boundaries
+from core.local.cosmos.state.epk import MAX_EPK, effective_partition_key, even_boundaries
 from core.local.cosmos.values import UNDEFINED
 
 if TYPE_CHECKING:

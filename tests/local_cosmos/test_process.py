@@ -14,9 +14,10 @@ import aiohttp
 import pytest
 from azure.cosmos.aio import CosmosClient
 
-from core.local.cosmos import CosmosServer, listening
+from core.local.cosmos import CosmosServer
 from core.local.cosmos.__main__ import main
 from core.local.cosmos.storage.restore import open_account
+from core.local.cosmos.wire import listening
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

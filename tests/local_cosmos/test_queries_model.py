@@ -72,7 +72,7 @@ def arithmetic(symbol: str, a: Any, b: Any) -> Any:  # noqa: PLR0911 - a dispatc
         return number(x / y if symbol == "/" else math.fmod(x, y))
     if symbol in "+-*":
         return number({"+": operator.add, "-": operator.sub, "*": operator.mul}[symbol](x, y))
-    left, right = ctypes.c_int32(int(x)).value, ctypes.c_int32(int(y)).value
+    left, right = ctypes.c_int32(int(float(x))).value, ctypes.c_int32(int(float(y))).value
     match symbol:
         case "&":
             return left & right
@@ -212,7 +212,7 @@ def expected(tree: Tree) -> Any:  # noqa: C901, PLR0911, PLR0912 - a dispatch
             value = expected(operand)
             if kind(value) != "number":
                 return U
-            return ~ctypes.c_int32(int(value)).value if sign == "~" else arithmetic(sign, 0, value)
+            return ~ctypes.c_int32(int(float(value))).value if sign == "~" else arithmetic(sign, 0, value)
         case ("AND", a, b):
             return both(expected(a), expected(b))
         case ("OR", a, b):

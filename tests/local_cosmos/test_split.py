@@ -10,7 +10,7 @@ from azure.cosmos import PartitionKey
 
 from core.local.cosmos import CosmosServer
 from core.local.cosmos.errors import CosmosError
-from core.local.cosmos.merging import merge
+from core.local.cosmos.state.merging import merge
 
 if TYPE_CHECKING:
     from pathlib import Path

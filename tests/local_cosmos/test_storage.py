@@ -16,19 +16,20 @@ from azure.cosmos import PartitionKey
 from azure.cosmos.aio import CosmosClient
 from azure.cosmos.exceptions import CosmosHttpResponseError
 
-from core.local.cosmos import Clock, CosmosServer, partition
+from core.local.cosmos import Clock, CosmosServer
 from core.local.cosmos.errors import CosmosError
+from core.local.cosmos.state import partition
+from core.local.cosmos.state.transaction import Transaction
 from core.local.cosmos.storage.file import FORMAT, FileInUseError, StorageError
 from core.local.cosmos.storage.restore import open_account
-from core.local.cosmos.transaction import Transaction
 from tests.local_cosmos.storage_state import difference, in_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from core.local.cosmos.account import Account
-    from core.local.cosmos.container import Container
+    from core.local.cosmos.state.account import Account
+    from core.local.cosmos.state.container import Container
 
 BY_PK: dict[str, Any] = {"partitionKey": {"paths": ["/pk"], "kind": "Hash", "version": 2}, "defaultTtl": -1}
 

@@ -12,7 +12,7 @@ import pytest
 
 from core.local.cosmos import CosmosServer
 from core.local.cosmos.messages import Request, Response
-from core.local.cosmos.wire import MAX_BODY, Application
+from core.local.cosmos.wire.application import MAX_BODY, Application
 
 
 class Handler:

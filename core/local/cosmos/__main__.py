@@ -12,9 +12,9 @@ import sys
 import threading
 from pathlib import Path
 
-from core.local.cosmos.listening import MAX_PORT, BadHostError, ListenError
 from core.local.cosmos.server import CosmosServer
 from core.local.cosmos.storage.file import FileInUseError, StorageError
+from core.local.cosmos.wire.listening import MAX_PORT, BadHostError, ListenError
 
 
 async def serve(server: CosmosServer, *, until_eof: bool) -> None:

@@ -13,7 +13,7 @@ from core.local.cosmos.values import too_deep
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from core.local.cosmos.container import Container
+    from core.local.cosmos.state.container import Container
 
 
 @dataclass(slots=True)

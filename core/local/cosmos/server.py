@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any, Self
 
 import uvicorn
 
-from core.local.cosmos.account import Account
-from core.local.cosmos.auth import EMULATOR_KEY, Authenticator
 from core.local.cosmos.clock import Clock
 from core.local.cosmos.faults.admin import Admin
 from core.local.cosmos.faults.registry import Faults
-from core.local.cosmos.listening import address, is_loopback, open_listeners, reachable_host
-from core.local.cosmos.protocol import CosmosProtocol
-from core.local.cosmos.routes import Router
+from core.local.cosmos.operations.routes import Router
+from core.local.cosmos.state.account import Account
 from core.local.cosmos.storage.restore import open_account
-from core.local.cosmos.wire import Application
+from core.local.cosmos.wire.application import Application
+from core.local.cosmos.wire.auth import EMULATOR_KEY, Authenticator
+from core.local.cosmos.wire.listening import address, is_loopback, open_listeners, reachable_host
+from core.local.cosmos.wire.protocol import CosmosProtocol
 
 if TYPE_CHECKING:
     import socket
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from core.local.cosmos.messages import Request
-    from core.local.cosmos.wire import Receive, Send
+    from core.local.cosmos.wire.application import Receive, Send
 
 _KEEP_ALIVE = 24 * 3600  # seconds: whoever pools connections closes them first
 _GRACE = 0.5  # seconds
@@ -101,7 +101,7 @@ class CosmosServer:
     def _config(self, application: Callable[[dict[str, Any], Receive, Send], Awaitable[None]]) -> uvicorn.Config:
         context = None
         if self._scheme == "https":
-            from core.local.cosmos.tls import Certificate, CertificateGiver  # noqa: PLC0415 - slow to load
+            from core.local.cosmos.wire.tls import Certificate, CertificateGiver  # noqa: PLC0415 - slow to load
 
             certificate = Certificate(self.host, Clock().now())
             context = certificate.context

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
-from core.local.cosmos.protocol import TRANSPORT
+from core.local.cosmos.wire.protocol import TRANSPORT
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

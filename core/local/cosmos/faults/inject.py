@@ -14,11 +14,11 @@ from core.local.cosmos.faults.subject import came_from, describe
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from core.local.cosmos.container import Container
     from core.local.cosmos.faults.actions import Behind
     from core.local.cosmos.faults.registry import Faults, Step
     from core.local.cosmos.faults.subject import Subject
     from core.local.cosmos.messages import Request, Response
+    from core.local.cosmos.state.container import Container
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from random import Random
 
-    from core.local.cosmos.container import Container
     from core.local.cosmos.faults.actions import Behind
-    from core.local.cosmos.partition import Change, PhysicalPartition
+    from core.local.cosmos.state.container import Container
+    from core.local.cosmos.state.partition import Change, PhysicalPartition
 
 MAX_CHANGES: Final = 50_000
 _KEPT_VIEWS: Final = 4

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from random import Random
 
-    from core.local.cosmos.account import Account
-    from core.local.cosmos.container import Container
     from core.local.cosmos.faults.actions import Action
     from core.local.cosmos.faults.rules import Operation
     from core.local.cosmos.faults.subject import Subject
+    from core.local.cosmos.state.account import Account
+    from core.local.cosmos.state.container import Container
 
 MAX_SEED: Final = 2**63 - 1
 _LOGGED: Final = 1_000

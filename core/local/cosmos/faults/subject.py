@@ -9,18 +9,18 @@ import orjson
 
 from core.local.cosmos.errors import CosmosError
 from core.local.cosmos.faults.rules import Operation
-from core.local.cosmos.queries import reads
-from core.local.cosmos.targets import logical_partition, target_of
+from core.local.cosmos.operations.queries import reads
+from core.local.cosmos.operations.targets import logical_partition, target_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from core.local.cosmos.account import Account
-    from core.local.cosmos.container import Container
-    from core.local.cosmos.epk import PartitionKeyValue
     from core.local.cosmos.faults.rules import Match
     from core.local.cosmos.messages import Request
-    from core.local.cosmos.partition import PhysicalPartition
+    from core.local.cosmos.state.account import Account
+    from core.local.cosmos.state.container import Container
+    from core.local.cosmos.state.epk import PartitionKeyValue
+    from core.local.cosmos.state.partition import PhysicalPartition
 
 _SCOPE_HEADERS = (
     "x-ms-documentdb-partitionkey",

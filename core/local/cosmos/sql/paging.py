@@ -15,10 +15,10 @@ from core.local.cosmos.sql.evaluate import CONTEXT
 
 if TYPE_CHECKING:
     from core.local.cosmos.errors import CosmosError
-    from core.local.cosmos.partition import PhysicalPartition
+    from core.local.cosmos.operations.targets import Target
     from core.local.cosmos.sql.program import Program, Row
     from core.local.cosmos.sql.signature import Context
-    from core.local.cosmos.targets import Target
+    from core.local.cosmos.state.partition import PhysicalPartition
 
 MAX_PAGE_BYTES = 4 * 1024 * 1024
 MAX_RESULT_BYTES = 64 * 1024 * 1024  # of one document, whose results no page divides

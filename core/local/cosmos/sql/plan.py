@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from core.local.cosmos.epk import MAX_EPK, MIN_EPK
 from core.local.cosmos.errors import bad_request
 from core.local.cosmos.sql import nodes as n
 from core.local.cosmos.sql.program import sorts_what_it_selects
 from core.local.cosmos.sql.unparse import expression_text, query_text
+from core.local.cosmos.state.epk import MAX_EPK, MIN_EPK
 
 if TYPE_CHECKING:
     from core.local.cosmos.sql.program import Program

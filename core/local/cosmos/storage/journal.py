@@ -14,9 +14,9 @@ from core.local.cosmos.errors import CosmosError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from core.local.cosmos.account import Account, Database
-    from core.local.cosmos.container import Container
-    from core.local.cosmos.partition import Change, Document, PhysicalPartition
+    from core.local.cosmos.state.account import Account, Database
+    from core.local.cosmos.state.container import Container
+    from core.local.cosmos.state.partition import Change, Document, PhysicalPartition
 
 RID_BITS = 38  # of a document's number in the file, below its container's: one key, and no second index
 _log = logging.getLogger(__name__)

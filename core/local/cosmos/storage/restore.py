@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from core.local.cosmos.account import Account, Database
-from core.local.cosmos.container import Container
-from core.local.cosmos.partition import Change, Document, HistoryEntry, PhysicalPartition
+from core.local.cosmos.state.account import Account, Database
+from core.local.cosmos.state.container import Container
+from core.local.cosmos.state.partition import Change, Document, HistoryEntry, PhysicalPartition
+from core.local.cosmos.state.unique_keys import unique_values
 from core.local.cosmos.storage.file import StorageError, open_file, unusable
 from core.local.cosmos.storage.journal import RID_BITS, Journal, numbers
-from core.local.cosmos.unique_keys import unique_values
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from core.local.cosmos.epk import MAX_EPK, MIN_EPK
 from core.local.cosmos.errors import bad_request
+from core.local.cosmos.state.epk import MAX_EPK, MIN_EPK
 from core.local.cosmos.values import UNDEFINED, walk, whole_number
 
 if TYPE_CHECKING:
-    from core.local.cosmos.partition import HistoryEntry, PhysicalPartition
+    from core.local.cosmos.state.partition import HistoryEntry, PhysicalPartition
 
 MAX_PAGE_BYTES = 4 * 1024 * 1024
 

@@ -5,20 +5,26 @@ from __future__ import annotations
 from base64 import b64decode
 from typing import TYPE_CHECKING
 
-from core.local.cosmos import batch, feed, patch, queries
-from core.local.cosmos.answers import document_headers, partition_headers, read_charge, write_charge
-from core.local.cosmos.epk import MAX_EPK, MIN_EPK
 from core.local.cosmos.errors import CosmosError, bad_request, precondition_failed, too_large, unsupported
 from core.local.cosmos.messages import Request, Response
-from core.local.cosmos.partition_key import canonical
-from core.local.cosmos.targets import SESSION, WEAKER_LEVELS, check_session, logical_partition, named_partition
-from core.local.cosmos.transaction import MAX_DOCUMENT, Transaction, check_match
+from core.local.cosmos.operations import batch, feed, patch, queries
+from core.local.cosmos.operations.answers import document_headers, partition_headers, read_charge, write_charge
+from core.local.cosmos.operations.targets import (
+    SESSION,
+    WEAKER_LEVELS,
+    check_session,
+    logical_partition,
+    named_partition,
+)
+from core.local.cosmos.state.epk import MAX_EPK, MIN_EPK
+from core.local.cosmos.state.partition_key import canonical
+from core.local.cosmos.state.transaction import MAX_DOCUMENT, Transaction, check_match
 
 if TYPE_CHECKING:
-    from core.local.cosmos.account import Account
-    from core.local.cosmos.container import Container
-    from core.local.cosmos.epk import PartitionKeyValue
-    from core.local.cosmos.partition import Document, PhysicalPartition
+    from core.local.cosmos.state.account import Account
+    from core.local.cosmos.state.container import Container
+    from core.local.cosmos.state.epk import PartitionKeyValue
+    from core.local.cosmos.state.partition import Document, PhysicalPartition
 
 DEFAULT_PAGE = 100
 

@@ -18,7 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from core.local.cosmos.wire import Receive, Send
+    from core.local.cosmos.wire.application import Receive, Send
 
 CERTIFICATE_PATH = "/_explorer/emulator.pem"
 """Where Microsoft's emulator serves its certificate."""

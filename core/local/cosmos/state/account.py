@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from core.local.cosmos.clock import Clock
-from core.local.cosmos.container import SYSTEM_KEY, Container
 from core.local.cosmos.errors import bad_request, conflict, not_found
-from core.local.cosmos.partition_key import PartitionKeyDefinition
+from core.local.cosmos.state.container import SYSTEM_KEY, Container
+from core.local.cosmos.state.partition_key import PartitionKeyDefinition
 
 if TYPE_CHECKING:
     from core.local.cosmos.storage.journal import Journal

@@ -10,8 +10,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
-from core.local.cosmos.entra import EntraTokens
 from core.local.cosmos.errors import CosmosError
+from core.local.cosmos.wire.entra import EntraTokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable

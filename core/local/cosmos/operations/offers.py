@@ -8,10 +8,10 @@ import orjson
 
 from core.local.cosmos.errors import CosmosError, bad_request, not_found, precondition_failed
 from core.local.cosmos.messages import Request, Response, json_response
-from core.local.cosmos.queries import filter_resources
+from core.local.cosmos.operations.queries import filter_resources
 
 if TYPE_CHECKING:
-    from core.local.cosmos.account import Account
+    from core.local.cosmos.state.account import Account
 
 MIN_THROUGHPUT = 400
 MAX_THROUGHPUT = 1_000_000

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from core.local.cosmos.epk import HASH_SPACE_V2, MAX_EPK, MIN_EPK, even_boundaries
 from core.local.cosmos.errors import bad_request, gone
-from core.local.cosmos.partition import Change, Document, PhysicalPartition
-from core.local.cosmos.partition_key import PartitionKeyDefinition
 from core.local.cosmos.sql.computed import checked
-from core.local.cosmos.unique_keys import unique_keys
+from core.local.cosmos.state.epk import HASH_SPACE_V2, MAX_EPK, MIN_EPK, even_boundaries
+from core.local.cosmos.state.partition import Change, Document, PhysicalPartition
+from core.local.cosmos.state.partition_key import PartitionKeyDefinition
+from core.local.cosmos.state.unique_keys import unique_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

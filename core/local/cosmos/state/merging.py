@@ -6,10 +6,10 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from core.local.cosmos.errors import bad_request
-from core.local.cosmos.partition import PhysicalPartition
+from core.local.cosmos.state.partition import PhysicalPartition
 
 if TYPE_CHECKING:
-    from core.local.cosmos.container import Container
+    from core.local.cosmos.state.container import Container
 
 
 def merge(container: Container, range_id: str) -> PhysicalPartition:

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from core.local.cosmos.epk import MAX_EPK, MIN_EPK
 from core.local.cosmos.errors import bad_request, gone, not_found
-from core.local.cosmos.partition_key import canonical
+from core.local.cosmos.state.epk import MAX_EPK, MIN_EPK
+from core.local.cosmos.state.partition_key import canonical
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from core.local.cosmos.container import Container
-    from core.local.cosmos.epk import PartitionKeyValue
     from core.local.cosmos.messages import Request
-    from core.local.cosmos.partition import Document, PhysicalPartition
+    from core.local.cosmos.state.container import Container
+    from core.local.cosmos.state.epk import PartitionKeyValue
+    from core.local.cosmos.state.partition import Document, PhysicalPartition
 
 SESSION = "Session"
 WEAKER_LEVELS = frozenset({"ConsistentPrefix", "Eventual"})

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from core.local.cosmos.container import Container
-    from core.local.cosmos.partition import Document, PhysicalPartition
+    from core.local.cosmos.state.container import Container
+    from core.local.cosmos.state.partition import Document, PhysicalPartition
 
 
 def read_charge(size: int) -> float:

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from core.local.cosmos import patch
-from core.local.cosmos.answers import partition_headers, write_charge
 from core.local.cosmos.errors import CosmosError, bad_request
 from core.local.cosmos.messages import Request, Response
-from core.local.cosmos.transaction import check_match
+from core.local.cosmos.operations import patch
+from core.local.cosmos.operations.answers import partition_headers, write_charge
+from core.local.cosmos.state.transaction import check_match
 
 if TYPE_CHECKING:
-    from core.local.cosmos.container import Container
-    from core.local.cosmos.partition import Document
-    from core.local.cosmos.transaction import Transaction
+    from core.local.cosmos.state.container import Container
+    from core.local.cosmos.state.partition import Document
+    from core.local.cosmos.state.transaction import Transaction
 
 MAX_OPERATIONS = 100
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from core.local.cosmos import queries
 from core.local.cosmos.errors import bad_request, precondition_failed
+from core.local.cosmos.operations import queries
 from core.local.cosmos.values import UNDEFINED, whole_number
 
 if TYPE_CHECKING:
-    from core.local.cosmos.container import Container
-    from core.local.cosmos.partition import Document
+    from core.local.cosmos.state.container import Container
+    from core.local.cosmos.state.partition import Document
 
 MAX_OPERATIONS = 10
 _IMMUTABLE = [("id",), ("_rid",), ("_ts",), ("_etag",), ("_self",), ("_attachments",)]

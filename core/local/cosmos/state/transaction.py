@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from core.local.cosmos.errors import bad_request, conflict, not_found, precondition_failed, too_large
-from core.local.cosmos.partition import Change, Document
-from core.local.cosmos.partition_key import canonical
-from core.local.cosmos.unique_keys import unique_values
+from core.local.cosmos.state.partition import Change, Document
+from core.local.cosmos.state.partition_key import canonical
+from core.local.cosmos.state.unique_keys import unique_values
 from core.local.cosmos.values import exact, too_deep
 
 if TYPE_CHECKING:
-    from core.local.cosmos.account import Account
-    from core.local.cosmos.container import Container
-    from core.local.cosmos.epk import PartitionKeyValue
+    from core.local.cosmos.state.account import Account
+    from core.local.cosmos.state.container import Container
+    from core.local.cosmos.state.epk import PartitionKeyValue
 
 MAX_DOCUMENT = 2 * 1024 * 1024
 MAX_ID_BYTES = 1023

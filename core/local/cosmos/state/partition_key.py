@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from core.local.cosmos.epk import KeyComponent, PartitionKeyValue, effective_partition_key
 from core.local.cosmos.errors import bad_request
+from core.local.cosmos.state.epk import KeyComponent, PartitionKeyValue, effective_partition_key
 from core.local.cosmos.values import UNDEFINED, exact, split_path, walk
 
 if TYPE_CHECKING:

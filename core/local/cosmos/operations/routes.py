@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from core.local.cosmos import offers
-from core.local.cosmos.documents import Documents
 from core.local.cosmos.errors import CosmosError, bad_request, not_found, precondition_failed, unsupported
 from core.local.cosmos.messages import Request, Response, json_response
-from core.local.cosmos.queries import CROSS_PARTITION, filter_resources
+from core.local.cosmos.operations import offers
+from core.local.cosmos.operations.documents import Documents
+from core.local.cosmos.operations.queries import CROSS_PARTITION, filter_resources
 from core.local.cosmos.values import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from core.local.cosmos.account import Account
-    from core.local.cosmos.auth import Authenticator
-    from core.local.cosmos.container import Container
+    from core.local.cosmos.state.account import Account
+    from core.local.cosmos.state.container import Container
+    from core.local.cosmos.wire.auth import Authenticator
 
 _NO_SCRIPTS = frozenset({"sprocs", "triggers", "udfs", "users", "permissions", "clientencryptionkeys"})
 

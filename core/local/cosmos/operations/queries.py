@@ -10,6 +10,7 @@ import orjson
 
 from core.local.cosmos.errors import bad_request
 from core.local.cosmos.messages import Request, Response, json_response
+from core.local.cosmos.operations.targets import Target, check_session, logical_partition, target_of
 from core.local.cosmos.sql.computed import compile_computed
 from core.local.cosmos.sql.evaluate import CONTEXT
 from core.local.cosmos.sql.filters import partition_key_of
@@ -19,11 +20,10 @@ from core.local.cosmos.sql.plan import query_plan
 from core.local.cosmos.sql.program import Program, compile_query
 from core.local.cosmos.sql.rules import check_order
 from core.local.cosmos.sql.signature import Context
-from core.local.cosmos.targets import Target, check_session, logical_partition, target_of
 
 if TYPE_CHECKING:
-    from core.local.cosmos.container import Container
     from core.local.cosmos.sql.computed import Computed
+    from core.local.cosmos.state.container import Container
 
 DEFAULT_PAGE = 100
 NO_LIMIT = 1 << 30
