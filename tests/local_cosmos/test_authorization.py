@@ -19,7 +19,7 @@ from azure.cosmos.exceptions import CosmosHttpResponseError
 from core.local.cosmos import CosmosServer
 from core.local.cosmos.errors import CosmosError
 from core.local.cosmos.messages import Request
-from core.local.cosmos.wire.auth import EMULATOR_KEY, Authenticator
+from core.local.cosmos.operations.auth import EMULATOR_KEY, Authenticator
 
 OTHER_KEY = urlsafe_b64encode(b"x" * 64).decode()
 ISSUED = 1_800_000_000.0

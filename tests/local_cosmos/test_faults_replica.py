@@ -19,10 +19,11 @@ from core.local.cosmos.faults import (
     Match,
     Rule,
 )
-from core.local.cosmos.faults import past as past_module
-from core.local.cosmos.faults.past import Past, remember
+from core.local.cosmos.faults.replicas import remember
 from core.local.cosmos.operations import feed
+from core.local.cosmos.state import past as past_module
 from core.local.cosmos.state.account import Account
+from core.local.cosmos.state.past import Past
 from core.local.cosmos.state.transaction import Transaction
 from tests.local_cosmos.raw import keys_by_range, stored
 

@@ -21,6 +21,7 @@ from core.local.cosmos.errors import CosmosError
 from core.local.cosmos.state import partition
 from core.local.cosmos.state.transaction import Transaction
 from core.local.cosmos.storage.file import FORMAT, FileInUseError, StorageError
+from core.local.cosmos.storage.journal import FileJournal
 from core.local.cosmos.storage.restore import open_account
 from tests.local_cosmos.storage_state import difference, in_memory
 
@@ -74,7 +75,7 @@ def expire(account: Account) -> None:
 
 
 def connection_of(account: Account) -> sqlite3.Connection:
-    assert account.journal is not None
+    assert isinstance(account.journal, FileJournal)
     return account.journal._connection
 
 

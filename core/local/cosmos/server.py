@@ -11,11 +11,11 @@ import uvicorn
 from core.local.cosmos.clock import Clock
 from core.local.cosmos.faults.admin import Admin
 from core.local.cosmos.faults.registry import Faults
+from core.local.cosmos.operations.auth import EMULATOR_KEY, Authenticator
 from core.local.cosmos.operations.routes import Router
 from core.local.cosmos.state.account import Account
 from core.local.cosmos.storage.restore import open_account
 from core.local.cosmos.wire.application import Application
-from core.local.cosmos.wire.auth import EMULATOR_KEY, Authenticator
 from core.local.cosmos.wire.listening import address, is_loopback, open_listeners, reachable_host
 from core.local.cosmos.wire.protocol import CosmosProtocol
 

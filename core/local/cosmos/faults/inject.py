@@ -7,8 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING, assert_never
 
 from core.local.cosmos.faults.actions import Budget, Cut, Delay, Down, Hold, Lag, Refuse
-from core.local.cosmos.faults.past import with_replicas
 from core.local.cosmos.faults.refusals import refusal, refused
+from core.local.cosmos.faults.replicas import lsn_behind, with_replicas
 from core.local.cosmos.faults.subject import came_from, describe
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class Injector:
         for partition in container.partitions:
             if partition.past is None or not came_from(partition, step.active.rule.on.range_id):
                 continue
-            lsn = partition.past.lsn_of(behind, step.random, partition.lsn, now)
+            lsn = lsn_behind(partition.past, behind, step.random, partition.lsn, now)
             if everything:
                 # A position from before the history was kept could not be gone on from.
                 lsn = max(lsn, partition.history_start)

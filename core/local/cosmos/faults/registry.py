@@ -13,7 +13,7 @@ from core.local.cosmos.faults.actions import Budget, Cut, Delay, Down, Hold, Lag
 from core.local.cosmos.faults.budget import Buckets
 from core.local.cosmos.faults.draws import Draws, Tally
 from core.local.cosmos.faults.held import HeldRequests
-from core.local.cosmos.faults.past import forget, remember
+from core.local.cosmos.faults.replicas import forget, remember
 from core.local.cosmos.faults.rules import READS, Rule
 from core.local.cosmos.faults.subject import came_from
 

@@ -1,1 +1,1 @@
-"""Answers each operation of the protocol: routes, documents, batches, patches, queries, the change feed, throughput."""
+"""Answers each operation of the protocol: signatures, routes, documents, batches, patches, queries, feeds, offers."""

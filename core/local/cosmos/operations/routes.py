@@ -17,9 +17,9 @@ from core.local.cosmos.values import whole_number
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from core.local.cosmos.operations.auth import Authenticator
     from core.local.cosmos.state.account import Account
     from core.local.cosmos.state.container import Container
-    from core.local.cosmos.wire.auth import Authenticator
 
 _NO_SCRIPTS = frozenset({"sprocs", "triggers", "udfs", "users", "permissions", "clientencryptionkeys"})
 

@@ -14,7 +14,7 @@ from core.local.cosmos.state.container import SYSTEM_KEY, Container
 from core.local.cosmos.state.partition_key import PartitionKeyDefinition
 
 if TYPE_CHECKING:
-    from core.local.cosmos.storage.journal import Journal
+    from core.local.cosmos.state.journal import Journal
 
 RU_PER_PARTITION = 6000
 RU_PER_GROWN_PARTITION = 10_000  # a partition that is there takes this much before it is split

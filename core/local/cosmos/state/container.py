@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from core.local.cosmos.clock import Clock
     from core.local.cosmos.sql.computed import Computed
-    from core.local.cosmos.storage.journal import Journal
+    from core.local.cosmos.state.journal import Journal
 
 DEFAULT_INDEXING: dict[str, Any] = {
     "indexingMode": "consistent",

@@ -12,7 +12,7 @@ import orjson
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from core.local.cosmos.faults.past import Past
+    from core.local.cosmos.state.past import Past
 
 COMPACT_MINIMUM = 1024
 COMPACT_BYTES = 16 * 1024 * 1024

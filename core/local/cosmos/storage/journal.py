@@ -22,11 +22,8 @@ RID_BITS = 38  # of a document's number in the file, below its container's: one 
 _log = logging.getLogger(__name__)
 
 
-class Journal:
-    """The file of an account. Its methods are called before a change is seen in memory.
-
-    All of them raise CosmosError 500 if the change could not be stored: then nothing of it is in the file.
-    """
+class FileJournal:
+    """The journal of an account in its SQLite file; see state.journal.Journal."""
 
     def __init__(self, connection: sqlite3.Connection, account: Account) -> None:
         self._connection = connection

@@ -12,7 +12,7 @@ from core.local.cosmos.state.container import Container
 from core.local.cosmos.state.partition import Change, Document, HistoryEntry, PhysicalPartition
 from core.local.cosmos.state.unique_keys import unique_values
 from core.local.cosmos.storage.file import StorageError, open_file, unusable
-from core.local.cosmos.storage.journal import RID_BITS, Journal, numbers
+from core.local.cosmos.storage.journal import RID_BITS, FileJournal, numbers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +30,7 @@ def open_account(file: Path, clock: Clock | None = None) -> Account:
     """
     connection = open_file(file)
     account = Account(clock)
-    journal = Journal(connection, account)
+    journal = FileJournal(connection, account)
     try:
         _read(connection, account, journal)
         account.clock.observers.append(journal.clock_moved)
@@ -47,7 +47,7 @@ def open_account(file: Path, clock: Clock | None = None) -> Account:
     return account
 
 
-def _read(connection: sqlite3.Connection, account: Account, journal: Journal) -> None:
+def _read(connection: sqlite3.Connection, account: Account, journal: FileJournal) -> None:
     account.journal = journal
     row = connection.execute("SELECT last_etag, last_rid, clock_offset FROM account").fetchone()
     if row is None:

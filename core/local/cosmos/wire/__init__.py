@@ -1,1 +1,1 @@
-"""Speaks HTTP with clients, whoever they are and however they behave: connections, TLS, signatures, requests."""
+"""Speaks HTTP with clients, however they behave: addresses, TLS, connections, requests and their answers."""

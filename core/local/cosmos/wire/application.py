@@ -10,11 +10,11 @@ from urllib.parse import quote, unquote
 from uuid import uuid4
 
 from core.local.cosmos.errors import CosmosError, bad_request, too_large
-from core.local.cosmos.faults.connection import cut, cut_within
 from core.local.cosmos.faults.inject import Broken, Injector
 from core.local.cosmos.faults.registry import Faults
 from core.local.cosmos.messages import Request, Response, error_response
 from core.local.cosmos.state.account import Account
+from core.local.cosmos.wire.cutting import cut, cut_within
 
 Receive: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
 Send: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]

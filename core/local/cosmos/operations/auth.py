@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
 from core.local.cosmos.errors import CosmosError
-from core.local.cosmos.wire.entra import EntraTokens
+from core.local.cosmos.operations.entra import EntraTokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable

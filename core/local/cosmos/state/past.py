@@ -1,19 +1,13 @@
-"""Shows a container as it was, from the changes that were made since."""
+"""Shows a physical partition as it was, from the changes that were made since."""
 
 from __future__ import annotations
 
 from collections import deque
-from copy import copy
 from typing import TYPE_CHECKING, Final, NamedTuple
-
-from core.local.cosmos.faults.actions import ByTime, ByVersions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from random import Random
 
-    from core.local.cosmos.faults.actions import Behind
-    from core.local.cosmos.state.container import Container
     from core.local.cosmos.state.partition import Change, PhysicalPartition
 
 MAX_CHANGES: Final = 50_000
@@ -56,15 +50,9 @@ class Past:
             part.record(commit.lsn, commit.time, changes)
         return part
 
-    def lsn_of(self, behind: Behind, random: Random, current: int, now: float) -> int:
-        """Return the LSN of a replica that is `behind` LSN `current` at `now` (seconds since the epoch)."""
-        match behind:
-            case ByVersions(least=least, most=most):
-                return max(self.floor, current - random.randint(least, most))
-            case ByTime(duration=duration):
-                latest = now - duration.draw(random)
-                older = (commit.lsn for commit in reversed(self._commits) if commit.time <= latest)
-                return next(older, self.floor)
+    def last_before(self, time: float) -> int:
+        """Return the LSN of what was last committed by `time` (seconds since the epoch), the floor if nothing was."""
+        return next((commit.lsn for commit in reversed(self._commits) if commit.time <= time), self.floor)
 
     def view(self, partition: PhysicalPartition, lsn: int, now: float) -> PhysicalPartition:
         """Return the partition as it was at `lsn`, without what has expired by `now`; not to be written to."""
@@ -81,24 +69,3 @@ class Past:
             if commit.lsn <= lsn:
                 return
             yield from reversed(commit.changes)
-
-
-def remember(container: Container) -> None:
-    """Keep the changes of a container from now on."""
-    for partition in container.partitions:
-        if partition.past is None:
-            partition.past = Past(partition.lsn)
-
-
-def forget(container: Container) -> None:
-    """Keep the changes of a container no longer."""
-    for partition in container.partitions:
-        partition.past = None
-
-
-def with_replicas(container: Container, replicas: Sequence[PhysicalPartition]) -> Container:
-    """Return a view of the container in which the `replicas` stand for their partitions; not to be written to."""
-    view = copy(container)
-    by_id = {replica.id: replica for replica in replicas}
-    view.arrange([by_id.get(partition.id, partition) for partition in container.partitions])
-    return view
