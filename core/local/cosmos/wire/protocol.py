@@ -242,7 +242,9 @@ class _Cycle(RequestResponseCycle):
 
     async def receive(self) -> ASGIReceiveEvent:
         """Return a part of the request."""
-        if self.more_body or self._is_read or self.disconnected:
+        if self.disconnected:  # also one that waits to be told to continue: it has been refused instead
+            return {"type": "http.disconnect"}
+        if self.more_body or self._is_read:
             return await super().receive()
         # All of it has come. To read from the connection now would be to queue up requests without end.
         self._is_read = True
