@@ -31,9 +31,11 @@ SHAPES = (
           throughput=12_000),
     Shape(("/k/pk",), "Hash", 2, (("p",), ("q",), (0,), ({},), ("é🐙",)), unique=True, throughput=30_000),
 )  # fmt: skip
+# Without what the SDK (4.17.1) gets wrong: its change feed takes a key that is false (False, 0, "") for none, and by V1
+# it hashes an integer below 0 or above 32 bits otherwise than the same number as a float.
 SDK_SHAPES = (
     Shape(("/pk",), "Hash", 2, (("p",), ("q",), (1,), ("1",), (True,)), unique=True, throughput=12_000),
-    Shape(("/pk",), "Hash", 1, (("p",), ("q",), (-3,), (False,), ("1",)), unique=False, throughput=18_000),
+    Shape(("/pk",), "Hash", 1, (("p",), ("q",), (3,), (True,), ("1",)), unique=False, throughput=18_000),
     Shape(("/a", "/b"), "MultiHash", 2, (("x", "1"), ("x", 1), ("y", "1"), ("y", "z"), ("z", 2)), unique=False,
           throughput=12_000),
 )  # fmt: skip

@@ -31,6 +31,9 @@ class Follower:
     async def poll(self, container: ContainerProxy, runner: SdkRunner, size: int) -> None:
         """Read everything there is."""
         mine: Callable[[Name], bool] = runner._in(self.judge.scope)
+        if self.token is None:
+            # Where the first round of all meets a split, the token that the SDK makes of it cannot be resumed.
+            assert [one async for one in container.read_feed_ranges(force_refresh=True)]
         idle = 0
         while idle < 2:  # one is not enough: the round in which the SDK meets a split ends a range short
             start = {"continuation": self.token} if self.token else self.arguments
