@@ -68,7 +68,8 @@ class SdkRunner(Runner):
     async def step(self, step: Step) -> None:
         await super().step(step)
         match step:
-            case Follow(what) if what != "slice":
+            # Of a part of a partition (a prefix too) the SDK reads all of the children after a split.
+            case Follow(what) if what not in {"slice", "prefix"}:
                 await self._follow(step)
             case Poll(reader, size):
                 await self.followers[reader % len(self.followers)].poll(self.container, self, size)
@@ -89,11 +90,10 @@ class SdkRunner(Runner):
     async def _follow(self, follow: Follow) -> None:
         arguments: dict[str, Any] = {}
         scope = Scope()
-        if follow.what in {"key", "prefix"}:
+        if follow.what == "key":
             components = orjson.loads(self.key(follow.key))
-            part = components[:1] if follow.what == "prefix" else components
-            arguments["partition_key"] = part if len(components) > 1 else part[0]
-            scope = Scope(key=orjson.dumps(part).decode())
+            arguments["partition_key"] = components if len(components) > 1 else components[0]
+            scope = Scope(key=orjson.dumps(components).decode())
         elif follow.what == "range":
             ranges = [one async for one in self.container.read_feed_ranges(force_refresh=True)]
             arguments["feed_range"] = ranges[follow.key % len(ranges)]
