@@ -185,7 +185,7 @@ async def _serve(started: Future[EmbeddedCosmos], stop: asyncio.Event) -> None:
         async with CosmosServer() as server:
             started.set_result(EmbeddedCosmos(server, asyncio.get_running_loop()))
             await stop.wait()
-    except Exception as error:
+    except Exception as error:  # it is raised in the thread that waits for the start
         if started.done():
             raise
         started.set_exception(error)

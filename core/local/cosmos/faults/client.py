@@ -81,14 +81,14 @@ class FaultsClient:
         requests: list[dict[str, Any]] = (await self._call("GET", "held"))["held"]
         return requests
 
-    async def release(self, id: str) -> dict[str, Any]:  # noqa: A002
+    async def release(self, id_: str) -> dict[str, Any]:
         """Apply a held request now and return its outcome."""
-        outcome: dict[str, Any] = await self._call("POST", f"held/{id}")
+        outcome: dict[str, Any] = await self._call("POST", f"held/{id_}")
         return outcome
 
-    async def drop(self, id: str) -> dict[str, Any]:  # noqa: A002
+    async def drop(self, id_: str) -> dict[str, Any]:
         """Forget what a held request asks for and return its outcome."""
-        outcome: dict[str, Any] = await self._call("DELETE", f"held/{id}")
+        outcome: dict[str, Any] = await self._call("DELETE", f"held/{id_}")
         return outcome
 
     async def release_all(self) -> list[dict[str, Any]]:

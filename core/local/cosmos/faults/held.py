@@ -81,9 +81,9 @@ class HeldRequests:
         """Iterate over the requests, those that wait and those that have ended."""
         return iter(list(self._requests.values()))
 
-    def __getitem__(self, id: str) -> HeldRequest:  # noqa: A002
+    def __getitem__(self, id_: str) -> HeldRequest:
         """Return a request, held or not any more; KeyError for one that was never held or is long forgotten."""
-        return self._requests[id]
+        return self._requests[id_]
 
     def hold(
         self,
@@ -102,14 +102,14 @@ class HeldRequests:
         self._requests[id_] = HeldRequest(id_, rule, subject.operation, subject.path, subject.ids, Waiting())
         return parked.answer
 
-    def release(self, id: str) -> Outcome:  # noqa: A002
+    def release(self, id_: str) -> Outcome:
         """Apply a request now, against what is there now; one that is not waiting any more stays as it is.
 
         Raises:
             KeyError: there is no such request.
         """
-        request = self._requests[id]
-        parked = self._take(id)
+        request = self._requests[id_]
+        parked = self._take(id_)
         if parked is not None:
             response = parked.apply()
             request.outcome = Applied(response.status, int(response.headers.get("x-ms-substatus", "0")))
@@ -120,14 +120,14 @@ class HeldRequests:
         """Apply all requests that wait, in the order in which they came."""
         return [self.release(id_) for id_ in list(self._parked)]
 
-    def drop(self, id: str) -> Outcome:  # noqa: A002
+    def drop(self, id_: str) -> Outcome:
         """Forget what a request asks for; one that is not waiting any more stays as it is.
 
         Raises:
             KeyError: there is no such request.
         """
-        request = self._requests[id]
-        parked = self._take(id)
+        request = self._requests[id_]
+        parked = self._take(id_)
         if parked is not None:
             request.outcome = Dropped()
             self._end(parked, None)
@@ -143,11 +143,11 @@ class HeldRequests:
         self.drop_all()
         self._requests.clear()
 
-    def _due(self, id: str) -> None:  # noqa: A002
-        self.release(id)
+    def _due(self, id_: str) -> None:
+        self.release(id_)
 
-    def _take(self, id: str) -> _Parked | None:  # noqa: A002
-        parked = self._parked.pop(id, None)
+    def _take(self, id_: str) -> _Parked | None:
+        parked = self._parked.pop(id_, None)
         if parked is not None and parked.timer is not None:
             parked.timer.cancel()
         return parked

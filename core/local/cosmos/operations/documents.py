@@ -39,7 +39,7 @@ class Documents:
         self,
         request: Request,
         container: Container,
-        id: str | None,  # noqa: A002
+        id_: str | None,
     ) -> Response:
         """Answer a request.
 
@@ -48,7 +48,7 @@ class Documents:
         """
         headers = request.headers
         _check_unserved(headers)
-        if id is None:
+        if id_ is None:
             if request.method == "GET":
                 if "a-im" in headers:
                     return self._feed(request, container)
@@ -67,14 +67,14 @@ class Documents:
         if request.method == "GET":
             check_session(request, transaction.partition)
         try:
-            if id is None and request.flag("x-ms-cosmos-is-batch-request"):
+            if id_ is None and request.flag("x-ms-cosmos-is-batch-request"):
                 return batch.run(request, transaction, container)
-            if id is None:
+            if id_ is None:
                 return self._insert(request, transaction, container)
             if request.segments[3] == container.properties["_rid"]:
-                id = _named(id, transaction, container)  # noqa: A001
-            return self._one(request, transaction, container, id)
-        except Exception as error:
+                id_ = _named(id_, transaction, container)
+            return self._one(request, transaction, container, id_)
+        except Exception as error:  # whatever it is, nothing may stay behind; it goes on to whoever answers
             _undo(transaction, container, error)
             raise
 
@@ -87,11 +87,11 @@ class Documents:
         transaction.commit()
         return _written(request, 201 if created else 200, document, transaction.partition, container)
 
-    def _one(self, request: Request, transaction: Transaction, container: Container, id: str) -> Response:  # noqa: A002
+    def _one(self, request: Request, transaction: Transaction, container: Container, id_: str) -> Response:
         if_match = request.headers.get("if-match")
         match request.method:
             case "GET":
-                document = transaction.read(id)
+                document = transaction.read(id_)
                 known = request.headers.get("if-none-match")
                 if known is not None and known in {"*", document.etag}:
                     return Response(304, headers=document_headers(document, transaction.partition, container))
@@ -101,15 +101,15 @@ class Documents:
                 headers = document_headers(document, transaction.partition, container)
                 return Response(200, document.raw, headers, charge)
             case "PUT":
-                document = transaction.replace(id, request.json_object(), if_match)
+                document = transaction.replace(id_, request.json_object(), if_match)
             case "PATCH":
-                old = transaction.read(id)
+                old = transaction.read(id_)
                 if if_match is not None:
                     check_match(old, if_match)
-                document = transaction.replace(id, patch.apply(request.json_object(), old, container))
+                document = transaction.replace(id_, patch.apply(request.json_object(), old, container))
             case "DELETE":
-                size = len(transaction.read(id).raw)
-                transaction.delete(id, if_match)
+                size = len(transaction.read(id_).raw)
+                transaction.delete(id_, if_match)
                 transaction.commit()
                 headers = partition_headers(transaction.partition, container)
                 return Response(204, b"", headers, write_charge(size))

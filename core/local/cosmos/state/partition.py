@@ -29,7 +29,7 @@ class Document:
     def __init__(  # noqa: PLR0913 - a record
         self,
         *,
-        id: str,  # noqa: A002
+        id_: str,
         key: bytes,
         epk: str,
         raw: bytes,
@@ -38,7 +38,7 @@ class Document:
         rid: int,
         expires: float | None,
     ) -> None:
-        self.id = id
+        self.id = id_
         self.key = key
         self.epk = epk
         self.raw = raw
@@ -98,8 +98,8 @@ class PhysicalPartition:
     outweigh the live ones, so that memory follows the documents and not the number of writes.
     """
 
-    def __init__(self, id: str, minimum: str, maximum: str, parents: tuple[str, ...] = (), *, lsn: int = 1) -> None:  # noqa: A002
-        self.id = id
+    def __init__(self, id_: str, minimum: str, maximum: str, parents: tuple[str, ...] = (), *, lsn: int = 1) -> None:
+        self.id = id_
         self.minimum = minimum
         self.maximum = maximum
         self.parents = parents
@@ -117,10 +117,10 @@ class PhysicalPartition:
         self._superseded = 0  # bytes in the log
         self.past: Past | None = None  # what older states are made from, while replicas are to be behind
 
-    def get(self, key: bytes, id: str) -> Document | None:  # noqa: A002
+    def get(self, key: bytes, id_: str) -> Document | None:
         """Return the stored version of a document, expired or not."""
         documents = self.logical.get(key)
-        return None if documents is None else documents.get(id)
+        return None if documents is None else documents.get(id_)
 
     def put(self, change: Change) -> None:
         """Apply a change to the documents; the log learns of it by `commit`, or never after `revert`."""
@@ -233,9 +233,9 @@ class PhysicalPartition:
         """Say whether an effective partition key belongs here."""
         return self.minimum <= epk < self.maximum
 
-    def child(self, id: str, minimum: str, maximum: str) -> PhysicalPartition:  # noqa: A002
+    def child(self, id_: str, minimum: str, maximum: str) -> PhysicalPartition:
         """Return a new partition with the part of this one's documents and log that lies in `[minimum, maximum)`."""
-        child = PhysicalPartition(id, minimum, maximum, (*self.parents, self.id), lsn=self.lsn)
+        child = PhysicalPartition(id_, minimum, maximum, (*self.parents, self.id), lsn=self.lsn)
         child.history_start = self.history_start
         child.load([document for document in self.log if document.live and child.covers(document.epk)])
         for entry in self.history:

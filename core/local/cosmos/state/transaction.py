@@ -41,15 +41,15 @@ class Transaction:
         self.now = account.clock.now()
         self._changes: list[Change] = []
 
-    def find(self, id: str) -> Document | None:  # noqa: A002
+    def find(self, id_: str) -> Document | None:
         """Return a document, or None."""
-        return self.partition.get(self.key, id)
+        return self.partition.get(self.key, id_)
 
-    def read(self, id: str) -> Document:  # noqa: A002
+    def read(self, id_: str) -> Document:
         """Return a document; 404 if there is none."""
-        document = self.partition.get(self.key, id)
+        document = self.partition.get(self.key, id_)
         if document is None:
-            raise not_found(f"Entity with the specified id does not exist in the system. id: {id}")
+            raise not_found(f"Entity with the specified id does not exist in the system. id: {id_}")
         return document
 
     def create(self, body: dict[str, Any]) -> Document:
@@ -65,18 +65,18 @@ class Transaction:
             check_match(old, if_match)
         return self._put(old, body), old is None
 
-    def replace(self, id: str, body: dict[str, Any], if_match: str | None = None) -> Document:  # noqa: A002
+    def replace(self, id_: str, body: dict[str, Any], if_match: str | None = None) -> Document:
         """Replace a document that is there; a new id in `body` renames it."""
-        old = self.read(id)
+        old = self.read(id_)
         if if_match is not None:
             check_match(old, if_match)
-        if checked_id(body) != id and self.find(body["id"]) is not None:
+        if checked_id(body) != id_ and self.find(body["id"]) is not None:
             raise conflict()
         return self._put(old, body)
 
-    def delete(self, id: str, if_match: str | None = None) -> None:  # noqa: A002
+    def delete(self, id_: str, if_match: str | None = None) -> None:
         """Delete a document that is there."""
-        old = self.read(id)
+        old = self.read(id_)
         if if_match is not None:
             check_match(old, if_match)
         change = Change(old, None)
@@ -133,7 +133,7 @@ class Transaction:
         if len(raw) > MAX_DOCUMENT:
             raise too_large()
         document = Document(
-            id=body["id"], key=self.key, epk=self.epk, raw=raw, etag=etag, ts=ts, rid=rid, expires=expires
+            id_=body["id"], key=self.key, epk=self.epk, raw=raw, etag=etag, ts=ts, rid=rid, expires=expires
         )
         if container.unique_keys:
             document.unique = self._unique_values(body, old)

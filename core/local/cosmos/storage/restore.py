@@ -95,7 +95,7 @@ def _read_documents(connection: sqlite3.Connection, container: Container) -> Non
     select = "SELECT * FROM documents WHERE number BETWEEN ? AND ?"
     for number, lsn, place, id_, key, epk, etag, ts, body in connection.execute(select, numbers(container)):
         rid = number & ((1 << RID_BITS) - 1)
-        document = Document(id=id_, key=key, epk=epk, raw=body, etag=etag, ts=ts, rid=rid, expires=None)
+        document = Document(id_=id_, key=key, epk=epk, raw=body, etag=etag, ts=ts, rid=rid, expires=None)
         document.lsn = lsn
         if container.unique_keys:
             document.unique = unique_values(container.unique_keys, orjson.loads(body))
@@ -126,4 +126,4 @@ def _version(key: bytes, epk: str, raw: bytes | None) -> Document | None:
     """Return a version of a document that the history shows: nothing but its bytes and its place is asked of it."""
     if raw is None:
         return None
-    return Document(id="", key=key, epk=epk, raw=raw, etag="", ts=0, rid=0, expires=None)
+    return Document(id_="", key=key, epk=epk, raw=raw, etag="", ts=0, rid=0, expires=None)
