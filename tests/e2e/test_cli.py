@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import sys
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -15,59 +12,24 @@ from core.domain.mappings import MAPPINGS
 from core.domain.tables import metadata
 from core.local.cosmos.storage.file import open_file
 from core.mappings import Mappings
-from functions.cli import main
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from core.settings import Settings
+    from tests.e2e.conftest import Run
     from tests.stores import PostgresServer
-
-    Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(settings: Settings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Run the command with the test's own stores, or with what replaces their settings; None unsets one."""
-    for name in [name for name in os.environ if name.startswith("CROSSFEED_")]:
-        monkeypatch.delenv(name)
-    environment = environment_of(settings)
-
-    def run(*arguments: str, **settings: str | None) -> tuple[int, str, str]:
-        with monkeypatch.context() as patched:
-            for name, value in (environment | settings).items():
-                if value is not None:
-                    patched.setenv(f"CROSSFEED_{name.upper()}", value)
-            patched.setattr(sys, "argv", ["crossfeed", *arguments])
-            capfd.readouterr()
-            try:
-                main()
-                code = 0
-            except SystemExit as ended:
-                code = int(ended.code or 0)
-        output, errors = capfd.readouterr()
-        return code, output, errors
-
-    return run
-
-
-def environment_of(settings: Settings) -> dict[str, str | None]:
-    assert settings.postgres_dsn is not None
-    assert settings.cosmos_key is not None
-    return {
-        "postgres_dsn": settings.postgres_dsn.get_secret_value(),
-        "cosmos_endpoint": settings.cosmos_endpoint,
-        "cosmos_key": settings.cosmos_key.get_secret_value(),
-        "cosmos_database": settings.cosmos_database,
-        "mappings": settings.mappings,
-    }
 
 
 @pytest.fixture
 async def empty_database(postgres_server: PostgresServer, settings: Settings) -> str:
     """A database without anything in it."""
     return await postgres_server.create_database(f"empty_{settings.cosmos_database}")
+
+
+def dsn_of(settings: Settings) -> str:
+    assert settings.postgres_dsn is not None
+    return settings.postgres_dsn.get_secret_value()
 
 
 def execute(dsn: str, statement: str) -> None:
@@ -105,7 +67,7 @@ def test_a_wrong_setting_is_one_line_on_stderr(run: Run, process: str, wrong: di
 
 
 def test_a_wrong_password_is_named(run: Run, settings: Settings) -> None:
-    dsn = environment_of(settings)["postgres_dsn"] or ""
+    dsn = dsn_of(settings)
     code, _, errors = run("relay", postgres_dsn=dsn.replace("postgres:", "postgres:not", 1))
     assert code == 2
     assert "password authentication failed" in errors
@@ -143,7 +105,7 @@ def test_a_newer_schema_is_refused_by_every_command(run: Run, empty_database: st
 
 
 def test_a_mapping_that_does_not_fit_its_table_is_named(run: Run, settings: Settings) -> None:
-    execute(environment_of(settings)["postgres_dsn"] or "", "ALTER TABLE accounts DROP COLUMN role")
+    execute(dsn_of(settings), "ALTER TABLE accounts DROP COLUMN role")
     code, _, errors = run("relay")
     assert code == 2
     assert "mapping Account, table accounts: no column role" in errors
@@ -231,71 +193,6 @@ def test_a_file_that_another_server_has_is_named(run: Run, tmp_path: Path) -> No
 
 def test_the_version_is_printed(run: Run) -> None:
     assert run("--version")[:2] == (0, "0.1.0\n")
-
-
-DOCUMENTS = [
-    ('{"id": "a", "k": "x"}', None),
-    ('{"k": "x"}', "has no id"),
-    ('{"id": "a", "k": "x", "other": 1}', "has the same partition key and id as document 0"),
-    ('{"id": "b"}', "has no partition key at /k"),
-    ('{"id": "c", "k": "x", "t": ["a\\u0000b"]}', "at $.t[0]: a NUL character"),
-    ('{"id": "d", "k": "x", "t": "' + "y" * 2**21 + '"}', "Cosmos DB takes 2 MB"),
-    ('{"id": "e/f", "k": "x"}', "the id holds '/'"),
-    ('{"id": 7, "k": "x"}', "the id must be a string"),
-    ('{"id": "n", "k": "x", "n": [12345678901234567890123]}', "at $.n[0]: a number that a JSON double cannot hold"),
-    ('{"id": "m", "k": "x", "n": 0.12345678901234567890}', "at $.n: a number that a JSON double cannot hold"),
-    ('{"id": "o", "k": NaN}', "at $.k: a number that a JSON double cannot hold"),
-    ("5", "is not a JSON object"),
-    ('{"id": "p", "k": null}', "has a partition key of null"),
-    ('{"id": "q", "k": "x", "ttl": 5}', "has ttl 5"),
-    ('{"id": "", "k": "x"}', "the id is empty"),
-    ('{"id": "a", "k": "y", "_ts": 12345678901234567890123}', None),
-]
-
-
-def test_documents_that_cannot_be_carried_are_all_named_before_anything_starts(run: Run, tmp_path: Path) -> None:
-    file = tmp_path / "mine.json"
-    file.write_text("[" + ",\n".join(text for text, _ in DOCUMENTS) + "]")
-    code, output, errors = run("demo", "--documents", str(file), "--container", "Mine", "--partition-key", "/k")
-    assert (code, output) == (2, "")
-    named = dict(re.findall(r"document (\d+): (.*?)(?=; document \d+:|$)", errors.strip()))
-    assert [int(index) for index in named] == [index for index, (_, said) in enumerate(DOCUMENTS) if said is not None]
-    for index, (_, said) in enumerate(DOCUMENTS):
-        assert said is None or said in named[str(index)]
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (b'{"id": "a"}', "not a JSON array"),
-        (b'[{"id": ', "not JSON"),
-        (b"[]", "is empty"),
-        (b'["\xe9"]', "not UTF-8"),
-        (b"[" * 200_000, "too deep"),
-    ],
-    ids=["an object", "malformed", "empty", "latin-1", "nested"],
-)
-def test_a_file_that_is_no_array_of_documents_is_refused(run: Run, tmp_path: Path, content: bytes, said: str) -> None:
-    file = tmp_path / "mine.json"
-    file.write_bytes(content)
-    code, output, errors = run("demo", "--documents", str(file), "--container", "Mine", "--partition-key", "/k")
-    assert (code, output) == (2, "")
-    assert said in errors
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--documents", __file__],
-        ["--container", "Mine"],
-        ["--documents", "/nowhere.json", "--container", "Mine", "--partition-key", "/k"],
-        ["--documents", __file__, "--container", "Mine", "--partition-key", "k"],
-        ["--seconds", "0"],
-        ["--export", f"{__file__}/below"],
-    ],
-)
-def test_options_that_do_not_go_together_are_refused(run: Run, arguments: list[str]) -> None:
-    assert run("demo", *arguments)[0] == 2
 
 
 def test_the_example_is_mapped() -> None:
