@@ -29,6 +29,16 @@ class Request:
     body: bytes
     view: Callable[[Container], Container] | None = None
 
+    @property
+    def is_query(self) -> bool:
+        """Whether a POST asks for what is there, and creates nothing."""
+        return self.flag("x-ms-documentdb-isquery") or "query+json" in self.headers.get("content-type", "")
+
+    @property
+    def is_minimal(self) -> bool:
+        """Whether the client does not want to see what it has written."""
+        return self.headers.get("prefer", "").replace(" ", "").lower() == "return=minimal"
+
     def flag(self, name: str) -> bool:
         """Say whether a header is `true`."""
         return self.headers.get(name, "").lower() == "true"

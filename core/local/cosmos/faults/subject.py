@@ -151,11 +151,7 @@ _DOCUMENT = {
 
 
 def _creates(request: Request) -> bool:
-    return request.method == "POST" and not _is_query(request)
-
-
-def _is_query(request: Request) -> bool:
-    return request.flag("x-ms-documentdb-isquery") or "query+json" in request.headers.get("content-type", "")
+    return request.method == "POST" and not request.is_query
 
 
 def _on_all(request: Request) -> Operation:
@@ -165,7 +161,7 @@ def _on_all(request: Request) -> Operation:
         return Operation.OTHER
     if request.flag("x-ms-cosmos-is-query-plan-request"):
         return Operation.QUERY_PLAN
-    if _is_query(request):
+    if request.is_query:
         return Operation.QUERY
     if request.flag("x-ms-cosmos-is-batch-request"):
         return Operation.BATCH

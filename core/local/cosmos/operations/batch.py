@@ -46,7 +46,7 @@ def run(request: Request, transaction: Transaction, container: Container) -> Res
             result["resourceBody"] = orjson.Fragment(document.raw)
         results.append(result)
     transaction.commit()
-    if request.headers.get("prefer", "").replace(" ", "").lower() == "return=minimal":
+    if request.is_minimal:
         for operation, result in zip(operations, results, strict=True):
             if operation.get("operationType") != "Read":
                 result.pop("resourceBody", None)

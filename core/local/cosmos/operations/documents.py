@@ -57,7 +57,7 @@ class Documents:
                 raise CosmosError(405, f"The method {request.method} is not allowed here.")
             if request.flag("x-ms-cosmos-is-query-plan-request"):
                 return queries.plan(request, container)
-            if request.flag("x-ms-documentdb-isquery") or "query+json" in headers.get("content-type", ""):
+            if request.is_query:
                 return queries.run(request, container)
         if len(request.body) > MAX_DOCUMENT:
             raise too_large()
@@ -225,8 +225,7 @@ def _written(
     request: Request, status: int, document: Document, partition: PhysicalPartition, container: Container
 ) -> Response:
     headers = document_headers(document, partition, container)
-    minimal = request.headers.get("prefer", "").replace(" ", "").lower() == "return=minimal"
-    return Response(status, b"" if minimal else document.raw, headers, write_charge(len(document.raw)))
+    return Response(status, b"" if request.is_minimal else document.raw, headers, write_charge(len(document.raw)))
 
 
 def _required_key(request: Request, container: Container) -> PartitionKeyValue:

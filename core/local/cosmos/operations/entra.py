@@ -39,7 +39,7 @@ class EntraTokens:
         claims = _claims(parts[1])
         if not claims.get("nbf", now) <= now < claims["exp"]:
             raise CosmosError(401, "The Entra ID token is not valid at the current time.")
-        query = request.flag("x-ms-documentdb-isquery")
+        query = request.is_query
         if kind in _MANAGED and request.method != "GET" and "operations" not in request.segments and not query:
             message = f"The given request [{request.method} /{'/'.join(request.segments)}] "
             raise CosmosError(403, f"{message}cannot be authorized by AAD token in data plane.", 5300)

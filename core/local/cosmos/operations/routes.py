@@ -100,7 +100,7 @@ class Router:
 
     def _databases(self, request: Request) -> Response:
         items = [database.properties for database in self._account.databases.values()]
-        if request.method == "POST" and not _is_query(request):
+        if request.method == "POST" and not request.is_query:
             database = self._account.create_database(request.json_object(), *offers.requested(request))
             return _resource(201, database.properties)
         return _listing(request, "Databases", "", items)
@@ -120,7 +120,7 @@ class Router:
 
     def _containers(self, request: Request, database: str) -> Response:
         owner = self._account.database(database)
-        if request.method == "POST" and not _is_query(request):
+        if request.method == "POST" and not request.is_query:
             container = self._account.create_container(database, request.json_object(), *offers.requested(request))
             return _resource(201, container.properties, f"dbs/{database}")
         items = [container.properties for container in owner.containers.values()]
@@ -206,10 +206,6 @@ def _conflicts(request: Request, container: Container, rest: list[str]) -> Respo
         raise bad_request(CROSS_PARTITION)
     body = {"_rid": container.properties["_rid"], "Conflicts": [], "_count": 0}
     return json_response(200, body, {"x-ms-item-count": "0"})
-
-
-def _is_query(request: Request) -> bool:
-    return request.flag("x-ms-documentdb-isquery") or "query+json" in request.headers.get("content-type", "")
 
 
 def _check_current(request: Request, properties: dict[str, Any]) -> None:
