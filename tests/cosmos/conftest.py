@@ -10,11 +10,13 @@ from core.cosmos.client import CosmosStore, open_cosmos
 from core.cosmos.documents import CosmosDocuments
 from core.local.cosmos.server import CosmosServer
 from tests.cosmos.example import MAPPINGS, Kept, settings_for
+from tests.cosmos.guarded_steps import writer_on
 from tests.cosmos.steps import Seen
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
+    from core.cosmos.guarded import GuardedWriter
     from core.local.cosmos.faults import Faults
 
 
@@ -59,3 +61,8 @@ async def fresh_store(server: CosmosServer, store: CosmosStore) -> AsyncIterator
 @pytest.fixture
 def quarantine() -> Kept:
     return Kept()
+
+
+@pytest.fixture
+def writer(store: CosmosStore, quarantine: Kept) -> GuardedWriter:
+    return writer_on(store, quarantine)

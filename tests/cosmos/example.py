@@ -119,5 +119,8 @@ def note_identity(id_: str = "n1") -> Identity:
     return Identity.of("Note", [id_], id_)
 
 
+N1 = note_identity("n1")
+
+
 def note(id_: str = "n1", **content: Any) -> Document:
     return {"id": id_, "Title": "", "Tags": [], "Size": 0, "Created": None, **content}

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from core.identity import Identity
     from core.local.cosmos.faults import Action, Faults
 
+READING = frozenset({Operation.READ, Operation.QUERY})
+
 
 class Seen:
     """The operations that were asked for, in their order: all requests, also those that meet a fault added later."""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from tests.local_cosmos.model_reader import HistoryReader, Reader, Scope
-from tests.local_cosmos.model_script import Ask, Follow, Keep, Poll, Read, Resume, Runner, Step
+from tests.local_cosmos.model_runner import Runner
+from tests.local_cosmos.model_script import Ask, Follow, Keep, Poll, Read, Resume, Step
 from tests.local_cosmos.model_writer import partition_key
 
 if TYPE_CHECKING:

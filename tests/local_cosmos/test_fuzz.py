@@ -16,7 +16,8 @@ from core.local.cosmos.errors import CODES
 from core.local.cosmos.operations.routes import Router
 from core.local.cosmos.state.account import Account
 from core.local.cosmos.wire.application import Application
-from tests.local_cosmos.model_hostile import DOCS, KEY, QUERY, Raw, dumped, requests
+from tests.local_cosmos.model_hostile import DOCS, KEY, QUERY, Raw, requests
+from tests.local_cosmos.model_hostile_json import dumped
 from tests.local_cosmos.model_wire import Anyone
 
 if TYPE_CHECKING:

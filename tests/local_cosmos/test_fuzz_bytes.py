@@ -102,6 +102,15 @@ class Prober:
         answer = await self.wire.send("GET", [*DOCS, "kept"], {"x-ms-documentdb-partitionkey": '["p"]'})
         assert (answer.status, answer.json["n"]) == (200, 1)
 
+    async def run(self, number: int) -> None:
+        """Probe with the bent bytes of a number."""
+        data = self.bent(Random(number))
+        try:
+            await self.probe(data)
+        except BaseException as error:
+            error.add_note(f"run {number}: {data[:2000]!r}")
+            raise
+
 
 def judge(received: bytes) -> None:
     """Assert that what was received is answers of HTTP, each refusal with its body."""
@@ -138,12 +147,7 @@ async def probing(caplog: pytest.LogCaptureFixture) -> AsyncIterator[Prober]:
 async def test_bent_bytes_are_answered_or_cut_off(caplog: pytest.LogCaptureFixture) -> None:
     async with probing(caplog) as prober:
         for number in range(250):
-            data = prober.bent(Random(number))
-            try:
-                await prober.probe(data)
-            except BaseException as error:
-                error.add_note(f"run {number}: {data[:2000]!r}")
-                raise
+            await prober.run(number)
 
 
 @pytest.mark.chaos
@@ -152,12 +156,7 @@ async def test_bent_bytes_are_answered_or_cut_off_at_length(caplog: pytest.LogCa
     async with probing(caplog) as prober:
         number, began = 10_000, monotonic()
         while monotonic() - began < 20:
-            data = prober.bent(Random(number))
-            try:
-                await prober.probe(data)
-            except BaseException as error:
-                error.add_note(f"run {number}: {data[:2000]!r}")
-                raise
+            await prober.run(number)
             number += 1
 
 

@@ -14,7 +14,7 @@ from core.local.cosmos.errors import CosmosError
 from core.local.cosmos.operations.queries import filter_resources
 from core.local.cosmos.sql.program import compile_query
 from core.local.cosmos.values import UNDEFINED
-from tests.local_cosmos.model_hostile import FUNCTIONS
+from tests.local_cosmos.model_hostile_queries import FUNCTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from core.local.cosmos.state import partition
 from core.local.cosmos.state.account import Account
-from tests.local_cosmos.model_script import IDS, KEYS, SHAPES, Ask, Runner, Split, Step, StillClock, steps
+from tests.local_cosmos.model_clock import StillClock
+from tests.local_cosmos.model_runner import Runner
+from tests.local_cosmos.model_script import IDS, KEYS, SHAPES, Ask, Split, Step, steps
 from tests.local_cosmos.model_wire import CallWire
 from tests.local_cosmos.model_world import Shape, World, Write
 from tests.local_cosmos.model_writer import WireWriter
@@ -49,7 +51,8 @@ async def by_calls(shape: Shape, default_ttl: int | None, script: list[Step]) ->
     throughput = {"x-ms-offer-throughput": str(shape.throughput)}
     assert (await wire.send("POST", ["dbs", "d", "colls"], throughput, orjson.dumps(body))).status == 201
     path = ["dbs", "d", "colls", "c"]
-    await Runner(account, clock, wire, WireWriter(wire, path), path, World(shape, default_ttl)).run(script)
+    runner = Runner(account, wire, path, World(shape, default_ttl), clock=clock, writer=WireWriter(wire, path))
+    await runner.run(script)
 
 
 containers = (st.sampled_from(SHAPES), st.sampled_from([None, -1, -1, 3]), scripts)

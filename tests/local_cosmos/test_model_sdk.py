@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from core.local.cosmos import CosmosServer
-from tests.local_cosmos.model_script import SDK_SHAPES, Step, StillClock, steps
+from tests.local_cosmos.model_clock import StillClock
+from tests.local_cosmos.model_script import SDK_SHAPES, Step, steps
 from tests.local_cosmos.model_sdk import SdkRunner
 from tests.local_cosmos.model_wire import HttpWire
 from tests.local_cosmos.model_world import Shape, World
@@ -56,11 +57,11 @@ class Bench:
         container = await self.database.create_container(name, key, **options)
         runner = SdkRunner(
             self.server.account,
-            self.clock,
             self.wire,
-            SdkWriter(container),
             ["dbs", "d", "colls", name],
             World(shape, default_ttl),
+            clock=self.clock,
+            writer=SdkWriter(container),
             container=container,
         )
         await runner.run(script)

@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from core.local.cosmos import CosmosServer
-from tests.local_cosmos.model_script import StillClock
+from tests.local_cosmos.model_clock import StillClock
 from tests.local_cosmos.model_turmoil import RULES, Turmoil, containers
 from tests.local_cosmos.model_wire import HttpWire
 
