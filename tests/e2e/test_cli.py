@@ -74,11 +74,10 @@ def test_a_wrong_password_is_named(run: Run, settings: Settings) -> None:
 
 
 def test_a_missing_container_is_named_with_its_cure(run: Run, cosmos: object, settings: Settings) -> None:
-    from azure.cosmos import CosmosClient  # noqa: PLC0415
-
     from core.local.cosmos import EMULATOR_KEY  # noqa: PLC0415 - the raw client, to delete behind our back
+    from tests.sync_sdk import sync_client  # noqa: PLC0415
 
-    with CosmosClient(settings.require_cosmos(), EMULATOR_KEY) as client:
+    with sync_client(settings.require_cosmos(), EMULATOR_KEY) as client:
         client.get_database_client(settings.cosmos_database).delete_container("Accounts")
     code, _, errors = run("mirror")
     assert code == 2

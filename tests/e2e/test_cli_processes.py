@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
-from azure.cosmos import CosmosClient, PartitionKey
+from azure.cosmos import PartitionKey
 
 from core.local.cosmos import EMULATOR_KEY
+from tests.sync_sdk import sync_client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -113,7 +114,7 @@ def test_local_boots_both_stores_prints_settings_keeps_its_directory_and_leaves_
     printed = by_a_shell([process.stdout.readline() for _ in range(3)])
     dsn = printed["CROSSFEED_POSTGRES_DSN"]
     execute(dsn, "CREATE TABLE kept AS SELECT 1 AS n")
-    with CosmosClient(printed["CROSSFEED_COSMOS_ENDPOINT"], printed["CROSSFEED_COSMOS_KEY"]) as client:
+    with sync_client(printed["CROSSFEED_COSMOS_ENDPOINT"], printed["CROSSFEED_COSMOS_KEY"]) as client:
         client.create_database("kept").create_container("items", PartitionKey("/id")).create_item({"id": "a"})
         process.kill()
         process.communicate(timeout=20)
@@ -124,7 +125,7 @@ def test_local_boots_both_stores_prints_settings_keeps_its_directory_and_leaves_
     assert process.stdout is not None
     printed = json.loads(process.stdout.readline())
     execute(printed["CROSSFEED_POSTGRES_DSN"], "SELECT n FROM kept")
-    with CosmosClient(printed["CROSSFEED_COSMOS_ENDPOINT"], printed["CROSSFEED_COSMOS_KEY"]) as client:
+    with sync_client(printed["CROSSFEED_COSMOS_ENDPOINT"], printed["CROSSFEED_COSMOS_KEY"]) as client:
         client.get_database_client("kept").get_container_client("items").read_item("a", "a")
         containers = [found["id"] for found in client.get_database_client("crossfeed").list_containers()]
     assert sorted(containers) == ["Accounts", "GameSessions", "PendingSignups", "UserProfiles"]
@@ -158,7 +159,7 @@ def test_local_cosmos_prints_its_settings_serves_over_tls_and_keeps_its_file(tmp
     printed = by_a_shell([first.stdout.readline() for _ in range(2)])
     assert printed["CROSSFEED_COSMOS_ENDPOINT"].startswith("https://localhost:")
     assert printed["CROSSFEED_COSMOS_KEY"] == EMULATOR_KEY
-    with CosmosClient(printed["CROSSFEED_COSMOS_ENDPOINT"], EMULATOR_KEY) as client:
+    with sync_client(printed["CROSSFEED_COSMOS_ENDPOINT"], EMULATOR_KEY) as client:
         client.create_database("kept")
         first.send_signal(signal.SIGTERM)
         assert (*first.communicate(timeout=20), first.returncode) == ("", "", 0)
@@ -167,7 +168,7 @@ def test_local_cosmos_prints_its_settings_serves_over_tls_and_keeps_its_file(tmp
     assert second.stdout is not None
     told = json.loads(second.stdout.readline())
     assert told.keys() == {"CROSSFEED_COSMOS_ENDPOINT", "CROSSFEED_COSMOS_KEY"}
-    with CosmosClient(told["CROSSFEED_COSMOS_ENDPOINT"], told["CROSSFEED_COSMOS_KEY"]) as client:
+    with sync_client(told["CROSSFEED_COSMOS_ENDPOINT"], told["CROSSFEED_COSMOS_KEY"]) as client:
         assert [found["id"] for found in client.list_databases()] == ["kept"]
     second.send_signal(signal.SIGINT)
     output, errors = second.communicate(timeout=20)

@@ -230,11 +230,11 @@ async def test_a_document_over_two_megabytes_is_refused(container: ContainerProx
 async def test_documents_expire_by_their_own_and_the_containers_time_to_live(
     server: CosmosServer, container: ContainerProxy, database: DatabaseProxy
 ) -> None:
-    await container.create_item({"id": "short", "pk": "p", "ttl": 10})
+    await container.create_item({"id": "short", "pk": "p", "ttl": 100})
     await container.create_item({"id": "never", "pk": "p"})
-    server.account.clock.advance(9)
+    server.account.clock.advance(50)
     await container.read_item("short", "p")
-    server.account.clock.advance(2)
+    server.account.clock.advance(60)
     assert (await status_of(container.read_item("short", "p")))[0] == 404
     assert (await status_of(container.patch_item("short", "p", [{"op": "set", "path": "/n", "value": 1}])))[0] == 404
     created = await container.upsert_item({"id": "short", "pk": "p"})
@@ -249,10 +249,10 @@ async def test_documents_expire_by_their_own_and_the_containers_time_to_live(
 async def test_a_time_to_live_counts_from_the_last_write_and_only_where_the_container_has_one(
     server: CosmosServer, container: ContainerProxy, database: DatabaseProxy
 ) -> None:
-    await container.create_item({"id": "a", "pk": "p", "ttl": 10})
-    server.account.clock.advance(8)
+    await container.create_item({"id": "a", "pk": "p", "ttl": 100})
+    server.account.clock.advance(80)
     await container.patch_item("a", "p", [{"op": "set", "path": "/n", "value": 1}])
-    server.account.clock.advance(8)
+    server.account.clock.advance(80)
     await container.read_item("a", "p")
     off = await database.create_container("off", PartitionKey("/pk"))
     await off.create_item({"id": "a", "pk": "p", "ttl": 1})

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
-from azure.cosmos import CosmosClient as SyncClient
 from azure.cosmos import PartitionKey
 from azure.cosmos.aio import CosmosClient
 from azure.cosmos.exceptions import CosmosHttpResponseError
 
 from core.local.cosmos import CosmosServer
+from tests.sync_sdk import sync_client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -196,7 +196,7 @@ async def test_only_a_filter_on_the_partition_key_spares_the_cross_partition_hea
     shared: CosmosServer,
 ) -> None:
     def sync_queries() -> tuple[list[Any], list[Any]]:
-        with SyncClient(shared.endpoint, shared.key) as client:
+        with sync_client(shared.endpoint, shared.key) as client:
             container = client.get_database_client("db").get_container_client("items")
             text = "SELECT c.kind, COUNT(1) AS many FROM c WHERE c.pk = @pk AND c.n > 0 GROUP BY c.kind"
             pinned = list(container.query_items(text, parameters=[{"name": "@pk", "value": "a"}]))

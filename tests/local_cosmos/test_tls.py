@@ -11,7 +11,6 @@ import time
 import urllib.request
 from typing import TYPE_CHECKING
 
-import azure.cosmos
 import pytest
 import pytest_asyncio
 import uvloop
@@ -19,6 +18,7 @@ from azure.cosmos import PartitionKey
 from azure.cosmos.aio import CosmosClient
 
 from core.local.cosmos import CosmosServer
+from tests.sync_sdk import sync_client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -64,7 +64,7 @@ async def test_the_async_sdk_works_and_is_told_the_same_scheme_and_address(secur
 @pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
 async def test_the_sync_sdk_works_on_localhost() -> None:
     def use(endpoint: str, key: str) -> list[str]:
-        with azure.cosmos.CosmosClient(endpoint, key) as client:
+        with sync_client(endpoint, key) as client:
             client.create_database("synchronous")
             [place] = client.get_database_account().WritableLocations
             assert place["databaseAccountEndpoint"] == endpoint
