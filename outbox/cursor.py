@@ -35,7 +35,7 @@ class SlotGroup:
 
 _LOAD = """
     SELECT array_agg(slot ORDER BY slot), seen::text AS seen, target::text AS target, position FROM crossfeed.slot
-    GROUP BY 2, 3, 4 ORDER BY 1
+    WHERE carries = 'states' GROUP BY 2, 3, 4 ORDER BY 1
 """
 
 # pg_snapshot has no equality; its text is canonical. The comparison is what keeps a second relay from moving the

@@ -51,7 +51,7 @@ _RECORD = f"""
     ), written AS (
         INSERT INTO crossfeed.dead_letter AS l (direction, kind, entity, partition_key, id, reason, document)
         VALUES (%(direction)s, %(kind)s, %(entity)s, %(partition_key)s, %(id)s, %(reason)s, %(document)s::json)
-        ON CONFLICT (direction, kind, entity, {KEY_DIGEST}) DO UPDATE
+        ON CONFLICT (direction, kind, entity, {KEY_DIGEST}, reference) DO UPDATE
             SET reason = excluded.reason, document = excluded.document, attempts = l.attempts + 1,
                 last_at = clock_timestamp()
     )

@@ -6,6 +6,7 @@ from alembic import op
 
 from core.postgres.statements import execute
 from migrations.arming_0001 import ARMING
+from migrations.log_0001 import LOG_FUNCTIONS, LOG_ROWS, LOG_TABLES
 from migrations.misfits_0001 import MISFITS
 
 revision = "0001"
@@ -46,33 +47,6 @@ TABLES = (
         parents  text[][] NOT NULL
     )
     """,
-    # -- Append-only; the relay never updates or deletes a row of it. CACHE 1: the sequence is the order.
-    """
-    CREATE TABLE crossfeed.outbox (
-        seq           bigint GENERATED ALWAYS AS IDENTITY (CACHE 1) PRIMARY KEY,
-        xid           xid8 NOT NULL DEFAULT pg_current_xact_id(),
-        slot          smallint NOT NULL,
-        entity        text NOT NULL,
-        partition_key text NOT NULL,
-        id            text NOT NULL,
-        epoch         bigint NOT NULL,
-        version       bigint NOT NULL,
-        deleted       boolean NOT NULL,
-        traceparent   text,
-        at            timestamptz NOT NULL DEFAULT clock_timestamp()
-    )
-    """,
-    # -- The delta of two snapshots is found by transaction id, a large one is paged by seq.
-    "CREATE INDEX outbox_xid ON crossfeed.outbox (xid)",
-    """
-    CREATE TABLE crossfeed.slot (
-        slot     smallint PRIMARY KEY,
-        seen     pg_snapshot NOT NULL,
-        target   pg_snapshot,
-        position bigint NOT NULL DEFAULT 0,
-        at       timestamptz NOT NULL DEFAULT clock_timestamp()
-    )
-    """,
     """
     CREATE TABLE crossfeed.tombstone (
         entity        text NOT NULL,
@@ -88,7 +62,8 @@ TABLES = (
     """,
     # -- Keys may be longer than what an index entry holds, so a digest of them is the key here and below.
     "CREATE UNIQUE INDEX tombstone_identity ON crossfeed.tombstone (entity, (md5(partition_key || id)::uuid))",
-    # -- json, not jsonb: a document is dead for what jsonb would refuse.
+    # -- json, not jsonb: a document is dead for what jsonb would refuse. The reference tells letters of one document
+    # -- apart: an event's id.
     """
     CREATE TABLE crossfeed.dead_letter (
         number        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -97,6 +72,7 @@ TABLES = (
         entity        text NOT NULL,
         partition_key text NOT NULL,
         id            text NOT NULL,
+        reference     text NOT NULL DEFAULT '',
         reason        text NOT NULL,
         document      json,
         attempts      bigint NOT NULL DEFAULT 1,
@@ -106,7 +82,7 @@ TABLES = (
     """,
     """
     CREATE UNIQUE INDEX dead_letter_identity
-        ON crossfeed.dead_letter (direction, kind, entity, (md5(partition_key || id)::uuid))
+        ON crossfeed.dead_letter (direction, kind, entity, (md5(partition_key || id)::uuid), reference)
     """,
     """
     CREATE TABLE crossfeed.checkpoint (
@@ -120,8 +96,6 @@ TABLES = (
     """,
 )
 
-SLOTS = 16
-
 FUNCTIONS = (
     # -- One level of a partition key as core.identity.key_text spells it: equal numbers have equal texts.
     """
@@ -132,13 +106,6 @@ FUNCTIONS = (
             WHEN 'string' THEN to_json(part #>> '{}')::text
             ELSE coalesce(part::text, 'null')
         END
-    $$
-    """,
-    # -- The number of slots is a literal here; it changes only drained.
-    f"""
-    CREATE FUNCTION crossfeed.slot_of(entity text, partition_key text, id text) RETURNS smallint
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-        SELECT ((hashtextextended(entity || partition_key || id, 0) & 2147483647) % {SLOTS})::smallint
     $$
     """,
     # -- The fence: nobody but the mirror writes while this store is not the primary, or is being drained.
@@ -157,6 +124,7 @@ FUNCTIONS = (
             USING ERRCODE = 'CF002', HINT = 'Use DELETE: every document needs its tombstone.';
     END $$
     """,
+    *LOG_FUNCTIONS,
     *ARMING,
     MISFITS,
 )
@@ -164,15 +132,12 @@ FUNCTIONS = (
 ROWS = (
     "INSERT INTO crossfeed.phase (phase, epoch, state) VALUES (0, 1, 'steady')",
     "INSERT INTO crossfeed.phase_history (epoch, phase, by_whom, why) VALUES (1, 0, current_user, 'migrated')",
-    f"""
-    INSERT INTO crossfeed.slot (slot, seen)
-    SELECT slot, pg_current_snapshot() FROM generate_series(0, {SLOTS - 1}) AS slot
-    """,
+    *LOG_ROWS,
     "SELECT crossfeed.arm_fence('crossfeed.outbox', 'ENABLE')",
 )
 
 
 def upgrade() -> None:
     """Create everything."""
-    for statement in (*TABLES, *FUNCTIONS, *ROWS):
+    for statement in (*TABLES, *LOG_TABLES, *FUNCTIONS, *ROWS):
         execute(op, statement)

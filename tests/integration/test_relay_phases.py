@@ -62,7 +62,8 @@ async def test_a_state_is_sent_while_writers_are_drained_and_the_cursor_passes_t
     assert len(sink.history) == 1
     async with engine.connect() as connection:
         result = await connection.exec_driver_sql(
-            "SELECT bool_and(pg_snapshot_xmax(seen) > pg_snapshot_xmax(%(barrier)s::pg_snapshot)) FROM crossfeed.slot",
+            "SELECT bool_and(pg_snapshot_xmax(seen) > pg_snapshot_xmax(%(barrier)s::pg_snapshot)) "
+            "FROM crossfeed.slot WHERE carries = 'states'",
             {"barrier": barrier},
         )
         assert result.scalar_one()

@@ -42,7 +42,7 @@ FILL = """
 async def log(engine: AsyncEngine, settings: Settings, request: pytest.FixtureRequest) -> AsyncEngine:
     await make_primary(engine)
     async with await connect(settings) as session:
-        await session.execute("ALTER TABLE crossfeed.outbox SET (autovacuum_enabled = false)")
+        await session.execute("ALTER TABLE crossfeed.outbox_1 SET (autovacuum_enabled = false)")
         await session.execute(FILL)
         if request.param == "known to the planner":
             await session.execute("ANALYZE crossfeed.outbox")
@@ -63,14 +63,19 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def on_log(plan: dict[str, Any]) -> list[dict[str, Any]]:
-    return [node for node in nodes(plan) if node.get("Relation Name") == "outbox"]
+    """Return the nodes that read the log, but for those of partitions that are empty: any plan is good for them."""
+    reading = [node for node in nodes(plan) if node.get("Relation Name", "").startswith("outbox")]
+    return [node for node in reading if node["Relation Name"] == "outbox_1" or looked_at_by(node)]
+
+
+def looked_at_by(node: dict[str, Any]) -> int:
+    rows: int = (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
+    return rows
 
 
 def looked_at(plan: dict[str, Any]) -> int:
     """How many rows of the log were fetched, the ones thrown away included."""
-    return sum(
-        (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"] for node in on_log(plan)
-    )
+    return sum(map(looked_at_by, on_log(plan)))
 
 
 async def test_the_hot_queries_never_scan_the_log(log: AsyncEngine) -> None:
