@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 ARMING = (
-    # -- Creates the triggers of one mapped table with the epoch as a literal, then sets their states: the WHEN clause
-    # -- of the stamp leaves rows alone that are already right, and all but the fence leave the mirror alone.
+    # -- Creates the triggers of one mapped table with the epoch as a literal, then sets their states. All but the fence
+    # -- leave the mirror alone: those of rows by their WHEN clause, those of statements, which cost more as a clause
+    # -- than as a call (Postgres reads each clause from its text in every statement), by a question in their function.
     """
     CREATE FUNCTION crossfeed.arm(which text, new_epoch bigint, postgres_takes_writes boolean) RETURNS void
     LANGUAGE plpgsql AS $$
@@ -20,28 +21,21 @@ ARMING = (
             WHEN (%s) EXECUTE FUNCTION crossfeed.%I(%L)',
             mapped.relation, not_mirroring, 'stamp_' || mapped.routine, new_epoch);
         EXECUTE format('CREATE OR REPLACE TRIGGER crossfeed_stamp_update BEFORE UPDATE ON %s FOR EACH ROW
-            WHEN (%s AND (NEW.crossfeed_epoch IS DISTINCT FROM %s
-                OR NEW.crossfeed_version IS DISTINCT FROM OLD.crossfeed_version + 1 OR %s))
-            EXECUTE FUNCTION crossfeed.%I(%L)',
-            mapped.relation, not_mirroring, new_epoch,
-            (SELECT string_agg(format('NEW.%1$I IS DISTINCT FROM OLD.%1$I', part), ' OR ')
-             FROM unnest(mapped.identity) AS part),
-            'stamp_' || mapped.routine, new_epoch);
+            WHEN (%s) EXECUTE FUNCTION crossfeed.%I(%L)',
+            mapped.relation, not_mirroring, 'stamp_' || mapped.routine, new_epoch);
         EXECUTE format('CREATE OR REPLACE TRIGGER crossfeed_capture_insert AFTER INSERT ON %s
-            REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT WHEN (%s) EXECUTE FUNCTION crossfeed.%I()',
-            mapped.relation, not_mirroring, 'captured_insert_' || mapped.routine);
+            REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION crossfeed.%I()',
+            mapped.relation, 'captured_insert_' || mapped.routine);
         EXECUTE format('CREATE OR REPLACE TRIGGER crossfeed_capture_update AFTER UPDATE ON %s
-            REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT WHEN (%s)
-            EXECUTE FUNCTION crossfeed.%I(%L)',
-            mapped.relation, not_mirroring, 'captured_update_' || mapped.routine, new_epoch);
+            REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT
+            EXECUTE FUNCTION crossfeed.%I(%L)', mapped.relation, 'captured_update_' || mapped.routine, new_epoch);
         EXECUTE format('CREATE OR REPLACE TRIGGER crossfeed_capture_delete AFTER DELETE ON %s
-            REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT WHEN (%s) EXECUTE FUNCTION crossfeed.%I(%L)',
-            mapped.relation, not_mirroring, 'captured_delete_' || mapped.routine, new_epoch);
+            REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION crossfeed.%I(%L)',
+            mapped.relation, 'captured_delete_' || mapped.routine, new_epoch);
         -- By its name it comes after crossfeed_capture_update, which asks for it.
         EXECUTE format('CREATE OR REPLACE TRIGGER crossfeed_lift_update AFTER UPDATE ON %s
-            REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT WHEN (%s)
-            EXECUTE FUNCTION crossfeed.%I()',
-            mapped.relation, not_mirroring, 'lift_' || mapped.routine);
+            REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT
+            EXECUTE FUNCTION crossfeed.%I()', mapped.relation, 'lift_' || mapped.routine);
         EXECUTE format('ALTER TABLE %s %s TRIGGER crossfeed_stamp_insert, %2$s TRIGGER crossfeed_stamp_update,
             %2$s TRIGGER crossfeed_capture_insert, %2$s TRIGGER crossfeed_capture_update,
             %2$s TRIGGER crossfeed_capture_delete, %2$s TRIGGER crossfeed_lift_update', mapped.relation, wanted);
@@ -77,7 +71,8 @@ ARMING = (
     # -- The one function that raises epochs. Locks in the fixed order (entities by name, children, the outbox), waits
     # -- for every writer in flight, re-creates the triggers, moves the phase.
     """
-    CREATE FUNCTION crossfeed.open_epoch(new_phase smallint, who text, why text) RETURNS bigint
+    CREATE FUNCTION crossfeed.open_epoch(new_phase smallint, who text, why text, at_least bigint DEFAULT 0)
+    RETURNS bigint
     LANGUAGE plpgsql AS $$
     DECLARE
         mapped crossfeed.captured;
@@ -101,8 +96,8 @@ ARMING = (
             END LOOP;
         END LOOP;
         LOCK TABLE crossfeed.outbox IN SHARE ROW EXCLUSIVE MODE;
-        UPDATE crossfeed.phase SET phase = new_phase, epoch = epoch + 1, state = 'steady', switch_id = NULL
-            RETURNING epoch INTO STRICT next_epoch;
+        UPDATE crossfeed.phase SET phase = new_phase, epoch = greatest(epoch + 1, at_least), state = 'steady',
+            switch_id = NULL RETURNING epoch INTO STRICT next_epoch;
         FOR mapped IN SELECT * FROM crossfeed.captured ORDER BY entity LOOP
             PERFORM crossfeed.arm(mapped.entity, next_epoch, postgres_is_primary);
         END LOOP;

@@ -27,24 +27,31 @@ LOG_TABLES = (
         traceparent   text,
         at            timestamptz NOT NULL DEFAULT clock_timestamp(),
         event_id      text,
-        event         json,
-        CHECK ((event_id IS NULL) = (event IS NULL))
+        event         json
     ) PARTITION BY RANGE (seq)
     """,
     "ALTER SEQUENCE crossfeed.outbox_seq OWNED BY crossfeed.outbox.seq",
     # -- The delta of two snapshots is found by transaction id, a large one is paged by seq.
     "CREATE INDEX outbox_xid ON crossfeed.outbox (xid)",
+    # -- A cursor of events that stands still must not walk through all the states that came since.
+    "CREATE INDEX outbox_event_xid ON crossfeed.outbox (xid) WHERE event_id IS NOT NULL",
     # -- Where a message goes for which nobody made a partition in time.
     "CREATE TABLE crossfeed.outbox_default PARTITION OF crossfeed.outbox DEFAULT",
+    # -- The ranges of the sequence in their order: each is a table, or `in_default`. Those dropped stay on record, with
+    # -- the time of their newest message. `held_since`: it should be gone, but a cursor is not past it.
     """
     CREATE TABLE crossfeed.outbox_partition (
         from_seq   bigint PRIMARY KEY,
         until_seq  bigint NOT NULL CHECK (until_seq > from_seq),
+        in_default boolean NOT NULL DEFAULT false,
         made_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
-        dropped_at timestamptz
+        held_since timestamptz,
+        dropped_at timestamptz,
+        newest_at  timestamptz
     )
     """,
     # -- A slot's cursor and its lease. The cursor moves only with the current token, which grows with every new owner.
+    # -- A lease lasts while its owner has a row in crossfeed.relay, so a heartbeat writes one row whatever it holds.
     """
     CREATE TABLE crossfeed.slot (
         slot              smallint PRIMARY KEY,
@@ -55,17 +62,17 @@ LOG_TABLES = (
         at                timestamptz NOT NULL DEFAULT clock_timestamp(),
         owner             uuid,
         token             bigint NOT NULL DEFAULT 0,
-        expires_at        timestamptz,
         system_identifier bigint,
         timeline          integer
     ) WITH (fillfactor = 50)
     """,
-    # -- The relays that are alive, so that they can share the slots.
+    # -- The relays that are alive: crossfeed.keep_leases deletes those that have expired, which frees their slots.
     """
     CREATE TABLE crossfeed.relay (
         relay      uuid PRIMARY KEY,
         name       text NOT NULL,
         started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+        lease_s    double precision NOT NULL DEFAULT 10,
         expires_at timestamptz NOT NULL
     ) WITH (fillfactor = 50)
     """,
@@ -93,43 +100,15 @@ LOG_TABLES = (
     CREATE UNIQUE INDEX parked_state ON crossfeed.parked (entity, (md5(partition_key || id)::uuid))
         WHERE event_id IS NULL
     """,
-    "CREATE UNIQUE INDEX parked_event ON crossfeed.parked (seq) WHERE event_id IS NOT NULL",
+    # -- The chain of an aggregate, its head first.
+    """
+    CREATE UNIQUE INDEX parked_event ON crossfeed.parked (entity, (md5(partition_key || id)::uuid), seq)
+        WHERE event_id IS NOT NULL
+    """,
     "CREATE INDEX parked_due ON crossfeed.parked (slot, retry_at)",
 )
 
-LOG_FUNCTIONS = (
-    # -- The number of slots is a literal here; it changes only drained.
-    f"""
-    CREATE FUNCTION crossfeed.slot_of(entity text, partition_key text, id text) RETURNS smallint
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-        SELECT ((hashtextextended(entity || partition_key || id, 0) & 2147483647) % {SLOTS})::smallint
-    $$
-    """,
-    f"""
-    CREATE FUNCTION crossfeed.event_slot_of(entity text, partition_key text, id text) RETURNS smallint
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-        SELECT ({SLOTS} + (hashtextextended(entity || partition_key || id, 0) & 2147483647) % {SLOTS})::smallint
-    $$
-    """,
-    # -- Adds the partition that follows the last one.
-    """
-    CREATE FUNCTION crossfeed.make_partition(size bigint) RETURNS void
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    DECLARE
-        first bigint := (SELECT coalesce(max(until_seq), 1) FROM crossfeed.outbox_partition);
-    BEGIN
-        EXECUTE format('CREATE TABLE crossfeed.%I PARTITION OF crossfeed.outbox FOR VALUES FROM (%s) TO (%s)',
-            'outbox_' || first, first, first + size);
-        INSERT INTO crossfeed.outbox_partition (from_seq, until_seq) VALUES (first, first + size);
-    END $$
-    """,
-)
-
 LOG_ROWS = (
-    f"""
-    INSERT INTO crossfeed.slot (slot, carries, seen)
-    SELECT slot, CASE WHEN slot < {SLOTS} THEN 'states' ELSE 'events' END, pg_current_snapshot()
-    FROM generate_series(0, {2 * SLOTS - 1}) AS slot
-    """,
-    *(f"SELECT crossfeed.make_partition({FIRST_PARTITION})",) * 2,
+    f"SELECT crossfeed.cut_slots({SLOTS})",
+    f"SELECT crossfeed.make_partitions({FIRST_PARTITION}, 2)",
 )

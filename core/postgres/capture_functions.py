@@ -29,6 +29,8 @@ _TRACE = "nullif(current_setting('crossfeed.traceparent', true), '')"
 _THIS_TABLE = "crossfeed_this_table"
 _DEFINER = "SECURITY DEFINER SET search_path = pg_catalog, pg_temp"
 _INVOKER = "SECURITY INVOKER"
+# Not a WHEN clause of the trigger: Postgres reads each of those from its text again in every statement.
+_UNLESS_MIRRORING = "IF current_setting('crossfeed.mirroring', true) = 'on' THEN RETURN NULL; END IF;"
 
 
 def functions_of(mapping: EntityMapping[Any], routine: str) -> list[str]:
@@ -66,14 +68,13 @@ def _in_place(sql: str, table: str) -> str:
 def _stamp(mapping: EntityMapping[Any], routine: str) -> str:
     """Stamp a row with (epoch, version); a key that was used before goes on from its tombstone."""
     moved = " OR ".join(f"NEW.{quoted(name)} IS DISTINCT FROM OLD.{quoted(name)}" for name in mapping.identity_columns)
+    taken = f"({partition_key_of(mapping, 'NEW')})"
     return _function(
         f"stamp_{routine}",
         f"""
         DECLARE
-            buried bigint;
+            buried record;
             reached bigint := 0;
-            takes_key boolean := true;
-            taken text;
         BEGIN
             IF TG_OP = 'UPDATE' THEN
                 -- No other writer raises a version by more than one: others do not pay for the question.
@@ -82,18 +83,26 @@ def _stamp(mapping: EntityMapping[Any], routine: str) -> str:
                 THEN
                     RETURN NEW;
                 END IF;
+                IF NOT ({moved}) THEN
+                    NEW.crossfeed_epoch := TG_ARGV[0]::bigint;
+                    NEW.crossfeed_version := OLD.crossfeed_version + 1;
+                    RETURN NEW;
+                END IF;
                 reached := OLD.crossfeed_version;
-                takes_key := {moved};
             END IF;
-            IF takes_key THEN
-                -- What was taken from Cosmos belongs to the key: the new key's tombstone knows what was taken of it.
-                taken := {partition_key_of(mapping, "NEW")};
-                SELECT d.version, d.etag, d.ts, d.lsn
-                INTO buried, NEW.crossfeed_etag, NEW.crossfeed_ts, NEW.crossfeed_lsn
-                FROM crossfeed.tombstone d WHERE {is_tombstone(mapping, "d", "taken", "NEW.id")};
+            -- What was taken from Cosmos belongs to the key: the new key's tombstone knows what was taken of it.
+            SELECT d.version, d.etag, d.ts, d.lsn INTO buried
+                FROM crossfeed.tombstone d WHERE {is_tombstone(mapping, "d", taken, "NEW.id")};
+            IF FOUND OR NEW.crossfeed_etag IS NOT NULL OR NEW.crossfeed_ts IS NOT NULL
+                OR NEW.crossfeed_lsn IS NOT NULL
+            THEN
+                NEW.crossfeed_etag := buried.etag;
+                NEW.crossfeed_ts := buried.ts;
+                NEW.crossfeed_lsn := buried.lsn;
+                reached := greatest(reached, buried.version);
             END IF;
             NEW.crossfeed_epoch := TG_ARGV[0]::bigint;
-            NEW.crossfeed_version := greatest(reached, coalesce(buried, 0)) + 1;
+            NEW.crossfeed_version := reached + 1;
             RETURN NEW;
         END
         """,
@@ -121,7 +130,7 @@ def _upserts(mapping: EntityMapping[Any]) -> str:
 
 
 def _captured_insert(mapping: EntityMapping[Any], routine: str) -> str:
-    return _function(f"captured_insert_{routine}", f"BEGIN {_upserts(mapping)}; RETURN NULL; END")
+    return _function(f"captured_insert_{routine}", f"BEGIN {_UNLESS_MIRRORING} {_upserts(mapping)}; RETURN NULL; END")
 
 
 def _captured_update(mapping: EntityMapping[Any], routine: str) -> str:
@@ -129,8 +138,20 @@ def _captured_update(mapping: EntityMapping[Any], routine: str) -> str:
     left = f"NOT EXISTS (SELECT FROM new_rows n WHERE {same_identity(mapping, 'n', 'o')})"
     return _function(
         f"captured_update_{routine}",
-        f"""BEGIN
+        f"""
+        DECLARE
+            written bigint;
+        BEGIN
+            {_UNLESS_MIRRORING}
             {_upserts(mapping)};
+            GET DIAGNOSTICS written = ROW_COUNT;
+            -- One row that kept its key is what most statements are about: it is told without a join.
+            IF written = 0 OR written = 1 AND (
+                SELECT {same_identity(mapping, "n", "o")} AND n.crossfeed_version > o.crossfeed_version
+                FROM old_rows o CROSS JOIN new_rows n)
+            THEN
+                RETURN NULL;
+            END IF;
             IF EXISTS (SELECT FROM old_rows o WHERE {left}) THEN
                 {_bury(mapping, f"SELECT o.* FROM old_rows o WHERE {left}")};
             END IF;
@@ -184,7 +205,8 @@ def _bury(mapping: EntityMapping[Any], rows: str) -> str:
 
 def _captured_delete(mapping: EntityMapping[Any], routine: str) -> str:
     return _function(
-        f"captured_delete_{routine}", f"BEGIN {_bury(mapping, 'SELECT o.* FROM old_rows o')}; RETURN NULL; END"
+        f"captured_delete_{routine}",
+        f"BEGIN {_UNLESS_MIRRORING} {_bury(mapping, 'SELECT o.* FROM old_rows o')}; RETURN NULL; END",
     )
 
 

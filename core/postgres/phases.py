@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from psycopg import errors as pg
@@ -14,6 +15,8 @@ from core.phases import Phase, PhaseRow, PhaseState
 from core.postgres.failures import driver_error
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 PATIENCE = 30.0
@@ -22,9 +25,9 @@ PATIENCE = 30.0
 _DROPPED = "CF003"
 _READ = text("SELECT phase, epoch, state FROM crossfeed.phase")
 _STEPS = text("SELECT count(*) FROM crossfeed.phase_history")
-_OPEN = text("SELECT crossfeed.open_epoch(CAST(:phase AS smallint), :who, :why)")
-# Writers queue behind a step that waits. A little above the default deadlock_timeout: deadlocks are called by name.
-_GIVE_WAY = text("SET LOCAL lock_timeout = '1500ms'")
+_OPEN = text("SELECT crossfeed.open_epoch(CAST(:phase AS smallint), :who, :why, CAST(:at_least AS bigint))")
+GIVE_WAY = text("SET LOCAL lock_timeout = '1500ms'")
+"""Writers queue behind a step that waits. A little above the default deadlock_timeout: deadlocks are called by name."""
 
 # Who holds what SHARE ROW EXCLUSIVE conflicts with. Constants are taken out of the query: they are somebody's data.
 _HOLDERS = r"""
@@ -68,6 +71,39 @@ async def open_phase(engine: AsyncEngine, phase: Phase, *, who: str, why: str, p
         MappingError: a captured table was dropped.
 
     """
+    return await _patiently(engine, patience, partial(_open, engine, phase, who, why))
+
+
+async def reopen_phase(  # noqa: PLR0913 - the facts of a step
+    engine: AsyncEngine,
+    at_least: int,
+    meanwhile: Callable[[AsyncConnection, PhaseRow], Awaitable[None]],
+    *,
+    who: str,
+    why: str,
+    patience: float = PATIENCE,
+) -> PhaseRow:
+    """Open a new epoch in the recorded phase, and do something in the same transaction, all writers locked out.
+
+    Args:
+        engine: the engine.
+        at_least: the new epoch, unless the recorded one is that far already; then the next.
+        meanwhile: what to do when the epoch is open; must bear being called again after a lock that was not to be had.
+        who: the operator, for the history.
+        why: the reason, for the history.
+        patience: the seconds after which no new attempt is made.
+
+    Raises:
+        ConflictError: a switch is under way, or a writer does not end (it is named).
+        MappingError: a captured table was dropped.
+
+    """
+    return await _patiently(engine, patience, partial(_reopen, engine, at_least, meanwhile, who, why))
+
+
+async def _patiently(
+    engine: AsyncEngine, patience: float, step: Callable[[], Coroutine[Any, Any, PhaseRow]]
+) -> PhaseRow:
     attempts = AsyncRetrying(
         retry=retry_if_exception(_waited_in_vain),
         stop=stop_after_delay(patience),
@@ -75,11 +111,11 @@ async def open_phase(engine: AsyncEngine, phase: Phase, *, who: str, why: str, p
         reraise=True,
     )
     try:
-        return await attempts(_open, engine, phase, who, why)
+        return await attempts(step)
     except DBAPIError as error:
         cause = driver_error(error)
         if _waited_in_vain(error):
-            msg = f"writers do not end: {await _holders(engine)}"
+            msg = f"writers do not end: {await lock_holders(engine)}"
             raise ConflictError(msg) from error
         if cause is not None and cause.sqlstate == _DROPPED:
             msg = f"{cause.diag.message_primary}; {cause.diag.message_hint}"
@@ -89,18 +125,42 @@ async def open_phase(engine: AsyncEngine, phase: Phase, *, who: str, why: str, p
 
 async def _open(engine: AsyncEngine, phase: Phase, who: str, why: str) -> PhaseRow:
     async with engine.begin() as connection:
-        await connection.execute(_GIVE_WAY)
-        # Takes the row first: two steps at once go one after the other, each from what the other left.
-        await connection.execute(text("SELECT FROM crossfeed.phase FOR UPDATE"))
-        current = await read_phase(connection)
+        current = await _lock_phase(connection)
         steps = (await connection.execute(_STEPS)).scalar_one()
-        if current.state is not PhaseState.STEADY:
-            msg = f"a switch is under way in phase {current.phase.label}"
-            raise ConflictError(msg)
         if steps > 1 and abs(phase - current.phase) != 1:
             msg = f"{phase.label} is not a neighbour of the recorded phase {current.phase.label}; step through"
             raise ConflictError(msg)
-        epoch = (await connection.execute(_OPEN, {"phase": int(phase), "who": who, "why": why})).scalar_one()
+        return await _open_epoch(connection, phase, 0, who, why)
+
+
+async def _reopen(
+    engine: AsyncEngine,
+    at_least: int,
+    meanwhile: Callable[[AsyncConnection, PhaseRow], Awaitable[None]],
+    who: str,
+    why: str,
+) -> PhaseRow:
+    async with engine.begin() as connection:
+        current = await _lock_phase(connection)
+        row = await _open_epoch(connection, current.phase, at_least, who, why)
+        await meanwhile(connection, row)
+        return row
+
+
+async def _lock_phase(connection: AsyncConnection) -> PhaseRow:
+    """Take the row first: two steps at once go one after the other, each from what the other left."""
+    await connection.execute(GIVE_WAY)
+    await connection.execute(text("SELECT FROM crossfeed.phase FOR UPDATE"))
+    current = await read_phase(connection)
+    if current.state is not PhaseState.STEADY:
+        msg = f"a switch is under way in phase {current.phase.label}"
+        raise ConflictError(msg)
+    return current
+
+
+async def _open_epoch(connection: AsyncConnection, phase: Phase, at_least: int, who: str, why: str) -> PhaseRow:
+    facts = {"phase": int(phase), "who": who, "why": why, "at_least": at_least}
+    epoch = (await connection.execute(_OPEN, facts)).scalar_one()
     return PhaseRow(phase, epoch, PhaseState.STEADY)
 
 
@@ -108,7 +168,8 @@ def _waited_in_vain(error: BaseException) -> bool:
     return isinstance(driver_error(error), pg.LockNotAvailable)
 
 
-async def _holders(engine: AsyncEngine) -> str:
+async def lock_holders(engine: AsyncEngine) -> str:
+    """Name whoever keeps the captured tables and the log from being locked: transaction, age, query without values."""
     async with engine.connect() as connection:
         found: list[tuple[Any, ...]] = [tuple(row) for row in await connection.exec_driver_sql(_HOLDERS)]
     named = [f"{who}, {age} s old, {state}: {' '.join(query.split())}" for who, age, state, query in found]

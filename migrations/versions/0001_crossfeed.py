@@ -6,8 +6,13 @@ from alembic import op
 
 from core.postgres.statements import execute
 from migrations.arming_0001 import ARMING
-from migrations.log_0001 import LOG_FUNCTIONS, LOG_ROWS, LOG_TABLES
+from migrations.events_0001 import EVENT_FUNCTIONS, EVENT_TABLES
+from migrations.leases_0001 import LEASE_FUNCTIONS
+from migrations.lineage_0001 import LINEAGE_ROW, LINEAGE_TABLE
+from migrations.log_0001 import LOG_ROWS, LOG_TABLES
 from migrations.misfits_0001 import MISFITS
+from migrations.partitions_0001 import PARTITION_FUNCTIONS
+from migrations.slots_0001 import SLOT_FUNCTIONS
 
 revision = "0001"
 down_revision = None
@@ -63,7 +68,7 @@ TABLES = (
     # -- Keys may be longer than what an index entry holds, so a digest of them is the key here and below.
     "CREATE UNIQUE INDEX tombstone_identity ON crossfeed.tombstone (entity, (md5(partition_key || id)::uuid))",
     # -- json, not jsonb: a document is dead for what jsonb would refuse. The reference tells letters of one document
-    # -- apart: an event's id.
+    # -- apart: an event's id. An event keeps its place in the log, so that it can be replayed in order.
     """
     CREATE TABLE crossfeed.dead_letter (
         number        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -73,6 +78,8 @@ TABLES = (
         partition_key text NOT NULL,
         id            text NOT NULL,
         reference     text NOT NULL DEFAULT '',
+        seq           bigint,
+        traceparent   text,
         reason        text NOT NULL,
         document      json,
         attempts      bigint NOT NULL DEFAULT 1,
@@ -124,7 +131,10 @@ FUNCTIONS = (
             USING ERRCODE = 'CF002', HINT = 'Use DELETE: every document needs its tombstone.';
     END $$
     """,
-    *LOG_FUNCTIONS,
+    *PARTITION_FUNCTIONS,
+    *SLOT_FUNCTIONS,
+    *EVENT_FUNCTIONS,
+    *LEASE_FUNCTIONS,
     *ARMING,
     MISFITS,
 )
@@ -133,11 +143,12 @@ ROWS = (
     "INSERT INTO crossfeed.phase (phase, epoch, state) VALUES (0, 1, 'steady')",
     "INSERT INTO crossfeed.phase_history (epoch, phase, by_whom, why) VALUES (1, 0, current_user, 'migrated')",
     *LOG_ROWS,
+    LINEAGE_ROW,
     "SELECT crossfeed.arm_fence('crossfeed.outbox', 'ENABLE')",
 )
 
 
 def upgrade() -> None:
     """Create everything."""
-    for statement in (*TABLES, *LOG_TABLES, *FUNCTIONS, *ROWS):
+    for statement in (*TABLES, *LOG_TABLES, *EVENT_TABLES, LINEAGE_TABLE, *FUNCTIONS, *ROWS):
         execute(op, statement)

@@ -1,0 +1,52 @@
+"""The leases of revision 0001: one function is a relay's whole heartbeat, so that none can be stopped inside it."""
+
+from __future__ import annotations
+
+LEASE_FUNCTIONS = (
+    # -- An expiry far in the future was set by a clock that has been put back since: it says nothing.
+    """
+    CREATE FUNCTION crossfeed.is_alive(relay crossfeed.relay) RETURNS boolean LANGUAGE sql AS $$
+        SELECT relay.expires_at BETWEEN clock_timestamp()
+            AND clock_timestamp() + make_interval(secs => 2 * relay.lease_s)
+    $$
+    """,
+    # -- The lock makes heartbeats one after the other, and each statement in here sees what the one before has
+    # -- committed. The dead are deleted, and only a slot whose owner has no row is free: who comes late finds what
+    # -- nobody took from it still its own. Nothing in here waits for a relay: a slot whose row one of them has locked
+    # -- is taken at a later heartbeat. A token grows whenever its slot changes hands.
+    """
+    CREATE FUNCTION crossfeed.keep_leases(me uuid, my_name text, lease_s double precision)
+    RETURNS TABLE (relays int, share int, server text, slot smallint, carries text, token bigint, seen text,
+        target text, "position" bigint)
+    LANGUAGE plpgsql AS $$
+    #variable_conflict use_column
+    DECLARE
+        until constant timestamptz := clock_timestamp() + make_interval(secs => lease_s);
+        others int;
+        fair int;
+        kind text;
+        missing int;
+    BEGIN
+        PERFORM pg_advisory_xact_lock(hashtextextended('crossfeed.keep_leases', 0));
+        DELETE FROM crossfeed.relay r WHERE r.relay <> me AND NOT crossfeed.is_alive(r);
+        INSERT INTO crossfeed.relay (relay, name, lease_s, expires_at) VALUES (me, my_name, lease_s, until)
+            ON CONFLICT (relay) DO UPDATE SET expires_at = excluded.expires_at;
+        SELECT count(*) INTO others FROM crossfeed.relay r WHERE r.relay <> me;
+        SELECT ceil(count(*)::numeric / (others + 1)) INTO fair FROM crossfeed.slot s WHERE s.carries = 'states';
+        FOR kind, missing IN
+            SELECT s.carries, fair - count(*) FILTER (WHERE s.owner = me) FROM crossfeed.slot s GROUP BY s.carries
+        LOOP
+            IF missing > 0 THEN
+                UPDATE crossfeed.slot s SET owner = me, token = s.token + 1 WHERE s.slot IN (
+                    SELECT f.slot FROM crossfeed.slot f
+                    WHERE f.carries = kind AND NOT EXISTS (SELECT FROM crossfeed.relay r WHERE r.relay = f.owner)
+                    ORDER BY f.slot LIMIT missing FOR UPDATE SKIP LOCKED);
+            END IF;
+        END LOOP;
+        RETURN QUERY
+            SELECT others + 1, fair, extract(epoch FROM pg_postmaster_start_time())::text, s.slot, s.carries, s.token,
+                s.seen::text, s.target::text, s.position
+            FROM (SELECT) AS always LEFT JOIN crossfeed.slot s ON s.owner = me ORDER BY s.slot;
+    END $$
+    """,
+)
