@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class ProcessorStats:
-    """What a processor did since it was made. All but `lags` and `retries` count documents.
+    """What a processor did since it was made. All but `events`, `lags` and `retries` count documents.
 
     `lags` holds seconds from a document's `_ts`, which Cosmos DB keeps in whole seconds, to its commit in Postgres.
     `retries` counts failed attempts by the class of the error.
@@ -29,6 +29,7 @@ class ProcessorStats:
     quarantined: int = 0
     dead_lettered: int = 0
     reads_by_key: int = 0
+    events: int = 0
     pages: int = 0
     retries: Counter[str] = field(default_factory=Counter)
     lags: Reservoir = field(default_factory=Reservoir)

@@ -26,11 +26,13 @@ if TYPE_CHECKING:
         StoreUnavailableError,
         TransientError,
     )
+    from core.events import Event, EventRegistry
     from core.identity import ANYWHERE, Identity
     from core.instant import Instant
     from core.mapping import EntityMapping
     from core.mappings import Mappings
     from core.phases import Phase, PhaseRow, PhaseState
+    from core.postgres.events import record
     from core.query import Before, Equals, NotBefore, OneOf, Order, Query
     from core.repository import EntityRepository, Repository, UnitOfWork
     from core.settings import Settings
@@ -52,6 +54,8 @@ __all__ = [
     "EntityMapping",
     "EntityRepository",
     "Equals",
+    "Event",
+    "EventRegistry",
     "Identity",
     "Instant",
     "MappingError",
@@ -74,16 +78,19 @@ __all__ = [
     "StoreUnavailableError",
     "TransientError",
     "UnitOfWork",
+    "record",
 ]
 
 _HOMES = {
     "core.crossfeed": ("Crossfeed",),
     "core.entity": ("Entity",),
+    "core.events": ("Event", "EventRegistry"),
     "core.identity": ("ANYWHERE", "Identity"),
     "core.instant": ("Instant",),
     "core.children": ("ChildTable",),
     "core.mapping": ("EntityMapping",),
     "core.mappings": ("Mappings",),
+    "core.postgres.events": ("record",),
     "core.phases": ("Phase", "PhaseRow", "PhaseState"),
     "core.query": ("Before", "Equals", "NotBefore", "OneOf", "Order", "Query"),
     "core.repository": ("EntityRepository", "Repository", "UnitOfWork"),

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 if TYPE_CHECKING:
+    from core.content import Document
     from core.identity import Identity
     from core.stamp import Stamp
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a repository remembers of the state it read, for optimistic concurrency."""
+    """What a repository remembers of the state it read: for optimistic concurrency, and the events it carried."""
 
     identity: Identity
     stamp: Stamp
     etag: str | None
+    carried: tuple[Document, ...] = field(default=(), repr=False)
 
 
 class Entity(BaseModel):

@@ -9,6 +9,8 @@ from core.errors import PrimaryMovedError
 from core.repository import EntityRepository
 
 if TYPE_CHECKING:
+    from core.events import Event
+    from core.identity import Identity
     from core.repository import Repository, UnitOfWork
 
 T = TypeVar("T", bound=Entity)
@@ -35,6 +37,10 @@ class ReadOnlyUnitOfWork:
     def of(self, repository: type[R]) -> R:
         """See UnitOfWork."""
         return repository(self[repository.model])
+
+    def record(self, event: Event, *, of: Entity | Identity) -> None:
+        """See UnitOfWork; refused like every write."""
+        raise PrimaryMovedError(self._why)
 
     async def commit(self) -> None:
         """See UnitOfWork; there is nothing to commit."""

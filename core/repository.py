@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     import builtins
     from collections.abc import AsyncIterator
 
-    from core.identity import KeyArgument
+    from core.events import Event
+    from core.identity import Identity, KeyArgument
 
 T = TypeVar("T", bound=Entity)
 R = TypeVar("R", bound="EntityRepository[Any]")
@@ -160,8 +161,26 @@ class UnitOfWork(Protocol):
         """Return a domain's own repository."""
         ...
 
+    def record(self, event: Event, *, of: Entity | Identity) -> None:
+        """Record what has happened to an aggregate; it becomes durable with the writes, in one transaction.
+
+        Events of one aggregate arrive in commit order, each once. The aggregate is there, or is written by this unit,
+        or was deleted lately; that it was never there may surface at the commit as a NotFoundError.
+
+        Args:
+            event: what has happened.
+            of: the aggregate, by an entity as it is now or by its identity.
+
+        Raises:
+            MappingError: the aggregate has no mapping, or the event's class no name.
+            DocumentRefusedError: one of the two stores could not hold it.
+            PrimaryMovedError: this store is not the primary, or a switch is draining it (maybe at the commit).
+
+        """
+        ...
+
     async def commit(self) -> None:
-        """Make the writes durable, all or none.
+        """Make the writes and the recorded events durable, all or none.
 
         Raises:
             ConflictError: as the repositories' methods say.

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """The document that a write replaces: exactly the one with this ETag."""
+    """The document that a write replaces: exactly the one with this ETag. `carried` are the events in it."""
 
     etag: str
     version: int
+    carried: tuple[Document, ...] = ()
 
 
 @dataclass(slots=True)
@@ -139,4 +140,4 @@ class Buffer:
                 f" {self._epoch}: the primary has moved"
             )
             raise PrimaryMovedError(msg)
-        return Pending(mapping, state.identity, Base(state.etag, state.stamp.version), None, [])
+        return Pending(mapping, state.identity, Base(state.etag, state.stamp.version, state.carried), None, [])

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from core.cosmos.buffer import Base, Buffer, Pending
 from core.cosmos.documents import CosmosDocuments
-from core.cosmos.failures import DRIVER_ERRORS, Exists, failure_of, write_error
+from core.cosmos.failures import DRIVER_ERRORS, Changed, Exists, failure_of, guilty_index, write_error
 from core.cosmos.patience import patiently_read, patiently_write
+from core.cosmos.recorded import RecordedEvents
 from core.cosmos.repository import CosmosRepository
 from core.entity import Entity, Loaded, mark_loaded
 from core.envelope import Origin, Ours, author_of, claimed_version, is_deleted, stamped
 from core.errors import AlreadyExistsError, CrossPartitionError, PermanentError, PrimaryMovedError
+from core.events import EventMaker, carry, events_of
 from core.stamp import Stamp
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
     from core.content import Document
     from core.cosmos.client import CosmosStore
+    from core.events import Event
+    from core.identity import Identity
     from core.mappings import Mappings
     from core.repository import EntityRepository
 
@@ -43,6 +47,7 @@ class _Operation:
     document: Document
     stamp: Stamp
     etag: str | None
+    events: tuple[Document, ...]
 
 
 class CosmosUnitOfWork:
@@ -53,11 +58,18 @@ class CosmosUnitOfWork:
         mappings: all mappings.
         epoch: the current epoch, which stamps the writes.
         tombstone_ttl_s: how long a tombstone lives, in seconds.
+        maker: makes the envelopes of recorded events.
 
     """
 
     def __init__(
-        self, store: CosmosStore, mappings: Mappings, epoch: int, tombstone_ttl_s: int = TOMBSTONE_TTL_S
+        self,
+        store: CosmosStore,
+        mappings: Mappings,
+        epoch: int,
+        tombstone_ttl_s: int = TOMBSTONE_TTL_S,
+        *,
+        maker: EventMaker = EventMaker(),  # noqa: B008 - frozen
     ) -> None:
         self._store = store
         self._mappings = mappings
@@ -65,6 +77,7 @@ class CosmosUnitOfWork:
         self._ttl_s = tombstone_ttl_s
         self._buffer = Buffer(epoch)
         self._documents = CosmosDocuments(store, mappings)
+        self._recorded = RecordedEvents(store, self._documents, mappings, epoch, maker)
 
     async def __aenter__(self) -> Self:
         return self
@@ -82,9 +95,14 @@ class CosmosUnitOfWork:
         """See UnitOfWork."""
         return repository(self[repository.model])
 
+    def record(self, event: Event, *, of: Entity | Identity) -> None:
+        """See UnitOfWork. The event travels in its aggregate's document, whose partition is the unit's."""
+        self._recorded.record(event, of)
+
     async def rollback(self) -> None:
         """See UnitOfWork."""
         self._buffer.clear()
+        self._recorded.clear()
 
     async def commit(self) -> None:
         """See UnitOfWork. After a failure the unit is empty, and its entities are as they were.
@@ -93,33 +111,43 @@ class CosmosUnitOfWork:
             PermanentError: more than 100 writes; Cosmos DB takes no more in one transaction.
 
         """
-        pending = list(self._buffer)
+        written = list(self._buffer)
+        recorded = self._recorded.take()
         self._buffer.clear()
-        if not pending:
-            return
-        _check_scope(pending)
         tombstones: dict[int, Base] = {}
         for rounds_left in reversed(range(_MAX_ROUNDS)):
-            operations = [self._operation(write, tombstones.get(index)) for index, write in enumerate(pending)]
+            pending = [*written, *await recorded.bearers(write.identity for write in written)]
+            if not pending:
+                return
+            _check_scope(pending)
+            operations = [
+                await self._operation(write, write.base or tombstones.get(index), recorded)
+                for index, write in enumerate(pending)
+            ]
             try:
                 etags = await patiently_write(partial(self._send, operations))
             except DRIVER_ERRORS as error:
-                in_the_way = isinstance(failure_of(error), Exists) and rounds_left > 0
-                tombstones = await self._tombstones(pending) if in_the_way else {}
-                if not tombstones:
+                failure = failure_of(error)
+                in_the_way = isinstance(failure, Exists) and rounds_left > 0
+                tombstones = await self._tombstones(pending) if in_the_way else tombstones
+                again = in_the_way and bool(tombstones)
+                # The state of an aggregate that only bears an event is nobody's decision: it is read again.
+                again = again or (isinstance(failure, Changed) and guilty_index(error) >= len(written))
+                if not again or not rounds_left:
                     raise write_error(error, _described(pending)) from error
             else:
                 for operation, etag in zip(operations, etags, strict=True):
                     _mark_committed(operation, etag)
                 return
 
-    def _operation(self, write: Pending, tombstone: Base | None) -> _Operation:
-        base = write.base or tombstone
+    async def _operation(self, write: Pending, base: Base | None, recorded: RecordedEvents) -> _Operation:
         stamp = Stamp(self._epoch, (base.version if base else 0) + 1)
         deleted = write.content is None
         content = write.mapping.tombstone_content(write.identity, self._ttl_s) if deleted else write.content
         document = stamped(content or {}, stamp, Origin.COSMOS, deleted=deleted)
-        return _Operation(write, document, stamp, base.etag if base else None)
+        events = await recorded.to_carry(write.identity, base)
+        carry(document, events)
+        return _Operation(write, document, stamp, base.etag if base else None, tuple(events))
 
     async def _send(self, operations: list[_Operation]) -> list[str]:
         """Send all operations atomically; return the new ETags. Lets the client's errors through."""
@@ -155,13 +183,14 @@ class CosmosUnitOfWork:
             if isinstance(author, Ours) and author.stamp.epoch > self._epoch:
                 msg = f"{identity} was deleted in epoch {author.stamp.epoch}, this unit of work is of {self._epoch}"
                 raise PrimaryMovedError(msg)
-            found[index] = Base(str(document["_etag"]), claimed_version(document))
+            found[index] = Base(str(document["_etag"]), claimed_version(document), events_of(document, identity))
         return found
 
 
 def _mark_committed(operation: _Operation, etag: str) -> None:
-    state = None if operation.pending.content is None else Loaded(operation.pending.identity, operation.stamp, etag)
-    for holder in operation.pending.holders:
+    pending = operation.pending
+    state = None if pending.content is None else Loaded(pending.identity, operation.stamp, etag, operation.events)
+    for holder in pending.holders:
         mark_loaded(holder, state)
 
 

@@ -6,23 +6,28 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import psycopg
 import structlog
-from opentelemetry import trace
 from psycopg.pq import TransactionStatus
 from sqlalchemy.exc import DBAPIError
 from tenacity import AsyncRetrying, RetryError, retry_if_exception_type, retry_if_result, stop_after_delay, wait_fixed
 
 from core.entity import Entity, Loaded, loaded, mark_loaded
 from core.errors import ConcurrencyError, OutcomeUnknownError, PrimaryMovedError, StoreUnavailableError
+from core.events import EventMaker
 from core.postgres.engine import raw
+from core.postgres.events import recording
 from core.postgres.failures import driver_error, scrubbed, translate, translated
 from core.postgres.phases import read_phase
 from core.postgres.repository import PostgresRepository
+from core.tracing import traceparent
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+    from core.content import Document
+    from core.events import Event
+    from core.identity import Identity
     from core.mappings import Mappings
     from core.phases import Phase, PhaseRow
     from core.repository import EntityRepository
@@ -44,20 +49,29 @@ class PostgresUnitOfWork:
         mappings: what the repositories know.
         isolation_level: `READ COMMITTED` unless given.
         pin: the only phase in which this process may write; checked in the unit's own transaction.
+        maker: makes the envelopes of recorded events.
 
     """
 
     def __init__(
-        self, engine: AsyncEngine, mappings: Mappings, *, isolation_level: str | None = None, pin: Phase | None = None
+        self,
+        engine: AsyncEngine,
+        mappings: Mappings,
+        *,
+        isolation_level: str | None = None,
+        pin: Phase | None = None,
+        maker: EventMaker = EventMaker(),  # noqa: B008 - frozen
     ) -> None:
         self._engine = engine
         self._mappings = mappings
         self._isolation_level = isolation_level
         self._pin = pin
+        self._maker = maker
         self._pin_checked = pin is None
         self._connection: AsyncConnection | None = None
         self._before: dict[int, tuple[Entity, Loaded | None]] = {}
         self._xid: str | None = None
+        self._events: dict[Identity, list[Document]] = {}
 
     async def __aenter__(self) -> Self:
         """Begin the transaction.
@@ -74,7 +88,7 @@ class PostgresUnitOfWork:
                 if self._isolation_level is not None:
                     await connection.execution_options(isolation_level=self._isolation_level)
                 await connection.begin()
-                if parent := _traceparent():
+                if parent := traceparent():
                     await connection.exec_driver_sql(
                         "SELECT set_config('crossfeed.traceparent', %(parent)s, true)", {"parent": parent}
                     )
@@ -115,6 +129,11 @@ class PostgresUnitOfWork:
         """See UnitOfWork."""
         return repository(self[repository.model])
 
+    def record(self, event: Event, *, of: Entity | Identity) -> None:
+        """See UnitOfWork. The event goes into the log at the commit, behind the lock on its aggregate's row."""
+        identity = self._mappings.identity_of(of)
+        self._events.setdefault(identity, []).append(self._maker.envelope(event, identity))
+
     async def commit(self) -> None:
         """See UnitOfWork. A commit whose answer was lost is looked up by its transaction id before it is reported.
 
@@ -127,6 +146,11 @@ class PostgresUnitOfWork:
             await self.rollback()
             msg = "commit: a statement of this unit failed before; it was rolled back, nothing was written"
             raise ConcurrencyError(msg)
+        try:
+            await self._record_events()
+        except BaseException:
+            await self.rollback()
+            raise
         try:
             await self.connection.commit()
         except (DBAPIError, psycopg.Error) as error:
@@ -173,6 +197,16 @@ class PostgresUnitOfWork:
 
     # -- inside
 
+    async def _record_events(self) -> None:
+        """Put the recorded events into the log; aggregates in their order, so that two units do not wait crosswise."""
+        if not self._events:
+            return
+        await self.check_writable()
+        for identity in sorted(self._events):
+            statement, parameters = recording(self._mappings.named(identity.entity), identity, self._events[identity])
+            with translated(f"record events of {identity}"):
+                [(_, self._xid)] = await self.connection.execute(statement, parameters)
+
     def _restore(self) -> None:
         for entity, state in self._before.values():
             mark_loaded(entity, state)
@@ -181,6 +215,7 @@ class PostgresUnitOfWork:
     def _forget(self) -> None:
         """Start afresh: a next transaction of the same unit has an id of its own."""
         self._before.clear()
+        self._events.clear()
         self._xid = None
 
     async def _after_lost_answer(self, error: Exception) -> None:
@@ -217,11 +252,3 @@ class PostgresUnitOfWork:
             return await retrying(ask)
         except RetryError:
             return None
-
-
-def _traceparent() -> str | None:
-    context = trace.get_current_span().get_span_context()
-    if not context.is_valid:
-        return None
-    ids = f"{trace.format_trace_id(context.trace_id)}-{trace.format_span_id(context.span_id)}"
-    return f"00-{ids}-{context.trace_flags:02x}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from core.domain.account import Account, Accounts
+from core.domain.events import AccountRegistered
 from core.domain.use_cases.common import found, updated
 from core.errors import AlreadyExistsError
 
@@ -35,6 +36,7 @@ async def register_account(  # noqa: PLR0913 - what an account begins with
         last_login_at=now,
     )
     await work[Account].add(account)
+    work.record(AccountRegistered(email=email, display_name=display_name), of=account)
     return account
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from core.domain.events import SessionFinished
 from core.domain.game_session import GameSession, SessionStatus
 from core.domain.shapes import timespan
 from core.domain.use_cases.common import NotAllowedError, found, updated
@@ -66,6 +67,14 @@ async def finish_session(work: UnitOfWork, id_: str, *, account_id: str, now: In
     session = await _in_status(work, id_, account_id, SessionStatus.IN_PROGRESS)
     session.status, session.end_time = SessionStatus.COMPLETED, now
     session.elapsed_time = timespan(now - session.start_time)
+    finished = SessionFinished(
+        scenario_id=session.scenario_id,
+        profile_id=session.profile_id,
+        status=session.status,
+        scenes=session.scene_count,
+        finished_at=now,
+    )
+    work.record(finished, of=session)
     return await updated(work, session)
 
 
