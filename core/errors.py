@@ -14,6 +14,7 @@
     |-- PermanentError            the same input will fail again
     |   |-- DocumentRefusedError  content that one of the two stores cannot hold
     |   `-- CrossPartitionError   one Cosmos unit of work, two logical partitions
+    |-- HistoryLostError          Postgres lost commits that Cosmos DB has seen: an operator's `crossfeed outbox resync`
     `-- OutcomeUnknownError       sent, never answered: it may or may not have been written
 
 Adapters translate driver errors into these once, and keep the cause.
@@ -76,6 +77,14 @@ class DocumentRefusedError(PermanentError):
 
 class CrossPartitionError(PermanentError):
     """A unit of work on Cosmos DB touched more than one logical partition; it commits exactly one atomically."""
+
+
+class HistoryLostError(CrossfeedError):
+    """Postgres does not hold what was sent from it: it was restored, rolled back, or promoted without its last commits.
+
+    Repeating helps nothing and going on would do harm, so the relay stops; the message says what was found and names
+    `crossfeed outbox resync`.
+    """
 
 
 class OutcomeUnknownError(CrossfeedError):

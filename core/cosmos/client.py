@@ -8,30 +8,26 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-import structlog
 from azure.core.pipeline.transport import AioHttpTransport
-from azure.cosmos import PartitionKey
 from azure.cosmos.aio import CosmosClient
 from azure.identity.aio import DefaultAzureCredential
 
+from core.cosmos.containers import OwnContainers, create_containers, problems_of, problems_of_own
 from core.cosmos.failures import DRIVER_ERRORS, NOT_FOUND, CosmosUnavailableError, read_error
 from core.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Iterable, Mapping
 
     from azure.core.credentials_async import AsyncTokenCredential
     from azure.cosmos.aio import ContainerProxy
 
+    from core.cosmos.containers import OwnContainer
     from core.mapping import EntityMapping
     from core.settings import Settings
 
-_log = structlog.get_logger()
-
 CONNECT_TIMEOUT_S: Final = 5
 READ_TIMEOUT_S: Final = 10
-TTL_BY_DOCUMENT: Final = -1
-"""A container's default TTL that lets documents live for ever unless they carry a `ttl` of their own."""
 
 _NO_RETRIES: Final[dict[str, Any]] = {
     # Back-pressure is decided by the relay and the repositories, which see every 429 (0 would mean "the default": 9).
@@ -53,10 +49,12 @@ class CosmosStore:
         client: the opened client; whoever opened it closes it.
         endpoint: the account's address, for messages.
         database: the name of the database.
+        own: Crossfeed's own containers in it.
 
     """
 
-    def __init__(self, client: CosmosClient, endpoint: str, database: str) -> None:
+    def __init__(self, client: CosmosClient, endpoint: str, database: str, own: OwnContainers) -> None:
+        self.own = own
         self.client = client
         self.endpoint = endpoint
         self.database = database
@@ -77,27 +75,56 @@ class CosmosStore:
     async def existing_container(self, mapping: EntityMapping[Any]) -> ContainerProxy:
         """Return the container of a mapping, having made sure once that there is one.
 
+        Raises:
+            StoreUnavailableError: there is none, or Cosmos DB did not answer.
+
+        """
+        return await self.existing_container_named(mapping.container, f" of mapping {mapping.name}")
+
+    async def existing_container_named(self, name: str, whose: str = "") -> ContainerProxy:
+        """Return a container by its name, having made sure once that there is one.
+
         The client reads a container's properties with the first request for a document, and the 404 that it gets for
         a container that is missing looks like that of a missing document.
+
+        Args:
+            name: the container's name.
+            whose: what it is for, for the message.
 
         Raises:
             StoreUnavailableError: there is none, or Cosmos DB did not answer.
 
         """
-        container = self.container(mapping)
-        if mapping.container not in self._found:
+        container = self.container_named(name)
+        if name not in self._found:
             try:
                 await container.read()
             except DRIVER_ERRORS as error:
                 if _is_missing(error):
-                    msg = f"container {mapping.container!r} of mapping {mapping.name} does not exist"
+                    msg = f"container {name!r}{whose} does not exist"
                     raise CosmosUnavailableError(msg) from error
-                raise read_error(error, f"opening container {mapping.container!r}") from error
-            self._found.add(mapping.container)
+                raise read_error(error, f"opening container {name!r}") from error
+            self._found.add(name)
         return container
 
-    async def check(self, mappings: Iterable[EntityMapping[Any]]) -> None:
+    async def ping(self) -> None:
+        """Make sure that Cosmos DB answers, by the cheapest request there is.
+
+        Raises:
+            StoreUnavailableError: it does not.
+
+        """
+        try:
+            await self._database.read()
+        except DRIVER_ERRORS as error:
+            raise read_error(error, f"reading database {self.database!r}") from error
+
+    async def check(self, mappings: Iterable[EntityMapping[Any]], own: Iterable[OwnContainer] = ()) -> None:
         """Make sure that the account, the database and every container are as Crossfeed needs them.
+
+        Args:
+            mappings: whose containers.
+            own: those of Crossfeed's own containers that are needed.
 
         Raises:
             ConfigurationError: they are not; the message names everything that is wrong, and the cure.
@@ -115,12 +142,16 @@ class CosmosStore:
                 )
                 raise ConfigurationError(msg) from error
             raise _setup_error(error, self.endpoint) from error
-        if problems := [problem for mapping in mappings async for problem in self._problems(mapping)]:
+        problems = [
+            *[problem for mapping in mappings for problem in problems_of(mapping, await self._look(mapping.container))],
+            *[problem for container in own for problem in problems_of_own(container, await self._look(container.name))],
+        ]
+        if problems:
             msg = f"Cosmos DB database {self.database!r}: " + "; ".join(problems)
             raise ConfigurationError(msg)
 
     async def provision(self, mappings: Iterable[EntityMapping[Any]], throughput: int | None = None) -> None:
-        """Create the database and the containers that are not there.
+        """Create the database and the containers that are not there, Crossfeed's own among them.
 
         Args:
             mappings: whose containers.
@@ -132,14 +163,7 @@ class CosmosStore:
         """
         try:
             await self.client.create_database_if_not_exists(self.database)
-            for mapping in mappings:
-                await self._database.create_container_if_not_exists(
-                    mapping.container,
-                    partition_key=_partition_key(mapping),
-                    default_ttl=TTL_BY_DOCUMENT,
-                    unique_key_policy=_unique_key_policy(mapping),
-                    offer_throughput=throughput,
-                )
+            await create_containers(self._database, mappings, self.own, throughput)
         except DRIVER_ERRORS as error:
             raise read_error(error, f"creating containers in database {self.database!r}") from error
 
@@ -155,29 +179,14 @@ class CosmosStore:
             )
             raise ConfigurationError(msg)
 
-    async def _problems(self, mapping: EntityMapping[Any]) -> AsyncIterator[str]:
-        name = f"container {mapping.container!r} of mapping {mapping.name}"
+    async def _look(self, container: str) -> Mapping[str, Any] | None:
+        """Return the properties of a container, None where there is none."""
         try:
-            properties = await self.container(mapping).read()
+            return await self.container_named(container).read()
         except DRIVER_ERRORS as error:
             if not _is_missing(error):
                 raise _setup_error(error, self.endpoint) from error
-            yield (
-                f"{name} does not exist: create it with partition key {', '.join(mapping.paths)}"
-                f" and default TTL {TTL_BY_DOCUMENT} (on, no default)"
-            )
-            return
-        paths = tuple(properties["partitionKey"]["paths"])
-        if paths != mapping.paths:
-            yield f"{name} has partition key {', '.join(paths)}, the mapping says {', '.join(mapping.paths)}"
-        if properties.get("defaultTtl") is None:
-            yield f"{name} has no TTL: set its default TTL to {TTL_BY_DOCUMENT} (on, no default), tombstones need it"
-        elif properties["defaultTtl"] != TTL_BY_DOCUMENT:
-            # What expires shows in no feed: it is a hard delete, found late by the reconcile timer.
-            _log.warning("cosmos.documents_expire", container=mapping.container, default_ttl_s=properties["defaultTtl"])
-        unique = {path for key in properties.get("uniqueKeyPolicy", {}).get("uniqueKeys", []) for path in key["paths"]}
-        if unknown := sorted(unique - set(mapping.unique_keys)):
-            yield f"{name} has unique keys that the mapping does not name: unique_keys=({', '.join(unknown)})"
+            return None
 
 
 @asynccontextmanager
@@ -217,7 +226,7 @@ async def open_cosmos(settings: Settings) -> AsyncIterator[CosmosStore]:
             await client.__aenter__()
         except DRIVER_ERRORS as error:
             raise _setup_error(error, endpoint) from error
-        yield CosmosStore(client, endpoint, settings.cosmos_database)
+        yield CosmosStore(client, endpoint, settings.cosmos_database, OwnContainers.of(settings))
 
 
 async def _open_transport(stack: AsyncExitStack, *, use_env_settings: bool) -> AioHttpTransport:
@@ -268,15 +277,3 @@ def _setup_error(error: BaseException, endpoint: str) -> Exception:
             return ConfigurationError(f"no Cosmos DB answers at {endpoint} ({reason}): check CROSSFEED_COSMOS_ENDPOINT")
         case _:
             return read_error(error, f"opening the account at {endpoint}")
-
-
-def _partition_key(mapping: EntityMapping[Any]) -> PartitionKey:
-    if len(mapping.paths) == 1:
-        return PartitionKey(path=mapping.paths[0])
-    return PartitionKey(path=list(mapping.paths), kind="MultiHash")
-
-
-def _unique_key_policy(mapping: EntityMapping[Any]) -> dict[str, Any] | None:
-    if not mapping.unique_keys:
-        return None
-    return {"uniqueKeys": [{"paths": [path]} for path in mapping.unique_keys]}

@@ -10,7 +10,8 @@ could miss what it was refused for. So it is told of it here.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from azure.core import MatchConditions
 from azure.cosmos.exceptions import CosmosBatchOperationError
@@ -18,7 +19,7 @@ from azure.cosmos.exceptions import CosmosBatchOperationError
 from core.cosmos.failures import DRIVER_ERRORS, Missing, failure_of, read_error
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from azure.cosmos.aio import ContainerProxy
 
@@ -26,6 +27,13 @@ if TYPE_CHECKING:
     from core.cosmos.client import CosmosStore
     from core.identity import Identity, KeyPart
     from core.mappings import Mappings
+
+
+Charged: TypeAlias = Callable[[Mapping[str, Any], int], None]
+
+
+def _not_counted(headers: Mapping[str, Any], operations: int) -> None:
+    pass
 
 
 class Documents(Protocol):
@@ -46,11 +54,19 @@ class Documents(Protocol):
 
 
 class CosmosDocuments:
-    """The documents of all mapped containers, by point reads and conditional writes."""
+    """The documents of all mapped containers, by point reads and conditional writes.
 
-    def __init__(self, store: CosmosStore, mappings: Mappings) -> None:
+    Args:
+        store: the opened database.
+        mappings: of everything that will be read and written.
+        charged: told the headers of every answer that is no error, and how many documents the request was about.
+
+    """
+
+    def __init__(self, store: CosmosStore, mappings: Mappings, charged: Charged = _not_counted) -> None:
         self._store = store
         self._mappings = mappings
+        self._charged = charged
 
     async def read(self, identity: Identity) -> Document | None:
         """See Documents."""
@@ -59,16 +75,28 @@ class CosmosDocuments:
             document = await container.read_item(identity.id, partition_key=key_value(identity.parts))
         except DRIVER_ERRORS as error:
             if isinstance(failure_of(error), Missing):
+                self._charged(getattr(error, "headers", None) or {}, 1)
                 return None
             raise read_error(error, f"reading {identity.entity} {identity.id!r}") from error
-        lsn = document.get_response_headers().get("lsn", "")
+        headers = document.get_response_headers()
+        self._charged(headers, 1)
+        lsn = headers.get("lsn", "")
         return {**document, "_lsn": int(lsn)} if lsn.isdecimal() else dict(document)
+
+    async def prepare(self, identity: Identity) -> None:
+        """Make sure that there is its container, so that no request stands between the next call and its write.
+
+        Raises:
+            StoreUnavailableError: there is none, or Cosmos DB did not answer.
+
+        """
+        await self._container(identity)
 
     async def create(self, identity: Identity, document: Document) -> str:
         """Write a document where there is none; return its ETag. Lets the client's errors (DRIVER_ERRORS) through."""
         container = await self._container(identity)
         answer = await container.create_item(document)
-        return str(answer.get_response_headers()["etag"])
+        return self._etag(answer.get_response_headers())
 
     async def replace(self, identity: Identity, document: Document, etag: str) -> str:
         """Write a document in place of exactly the one with this ETag; return the new ETag.
@@ -79,24 +107,42 @@ class CosmosDocuments:
         answer = await container.replace_item(
             identity.id, document, etag=etag, match_condition=MatchConditions.IfNotModified
         )
-        return str(answer.get_response_headers()["etag"])
+        return self._etag(answer.get_response_headers())
 
     async def transact(self, identity: Identity, operations: Sequence[tuple[Any, ...]]) -> list[str]:
         """Do all operations, as the client takes them, in the logical partition of an identity; return the new ETags.
 
         Lets the client's errors (DRIVER_ERRORS) through.
         """
-        container = await self._container(identity)
-        try:
-            results = await container.execute_item_batch(operations, partition_key=key_value(identity.parts))
-        except CosmosBatchOperationError as error:
-            _keep_session(container, {}, error.headers or {})
-            raise
-        _keep_session(container, results[0].get("resourceBody") or {}, results.get_response_headers())
-        return [str(result["eTag"]) for result in results]
+        return await transact(await self._container(identity), key_value(identity.parts), operations, self._charged)
+
+    def _etag(self, headers: Mapping[str, Any]) -> str:
+        self._charged(headers, 1)
+        return str(headers["etag"])
 
     async def _container(self, identity: Identity) -> ContainerProxy:
         return await self._store.existing_container(self._mappings.named(identity.entity))
+
+
+async def transact(
+    container: ContainerProxy,
+    partition_key: Any,  # noqa: ANN401 - as the SDK takes it
+    operations: Sequence[tuple[Any, ...]],
+    charged: Charged = _not_counted,
+) -> list[str]:
+    """Do all operations, as the client takes them, in one logical partition, or none; return the new ETags.
+
+    Lets the client's errors (DRIVER_ERRORS) through.
+    """
+    try:
+        results = await container.execute_item_batch(operations, partition_key=partition_key)
+    except CosmosBatchOperationError as error:
+        _keep_session(container, {}, error.headers or {})
+        raise
+    headers = results.get_response_headers()
+    charged(headers, len(operations))
+    _keep_session(container, results[0].get("resourceBody") or {}, headers)
+    return [str(result["eTag"]) for result in results]
 
 
 def _keep_session(container: ContainerProxy, document: Document, headers: Mapping[str, str]) -> None:

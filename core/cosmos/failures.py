@@ -31,6 +31,8 @@ NOT_FOUND: Final = 404
 SERVER_ERROR: Final = 500
 WRONG_CONTAINER: Final = (400, 1024)
 PARTITION_FULL: Final = (403, 1014)
+TOO_MANY_REQUESTS: Final = 429
+BUSY: Final = (TOO_MANY_REQUESTS, 449)
 
 DRIVER_ERRORS: Final = (AzureError, aiohttp.ClientError, TimeoutError, OSError)
 """What the client raises when a request fails; anything else is a fault of the program."""
@@ -63,10 +65,14 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """Nothing was written, and not because of the document; `retry_after_s` in seconds if the store asked to wait."""
+    """Nothing was written, and not because of the document; `retry_after_s` in seconds if the store asked to wait.
+
+    `is_busy`: the store is well and has too much to do, in all (429) or with this document (449).
+    """
 
     reason: str
     retry_after_s: float | None = None
+    is_busy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +180,7 @@ def _of_status(status: int, sub_status: int, retry_after_s: float | None) -> Fai
         case _ if status >= SERVER_ERROR:
             return Unanswered(described)
         case _:
-            return Unavailable(described, retry_after_s)
+            return Unavailable(described, retry_after_s, status in BUSY)
 
 
 def _of_batch(error: CosmosBatchOperationError) -> Failure:

@@ -14,71 +14,54 @@ writer of the new primary wrote, and create what was deleted there. So the quara
   stamp, so a foreign writer put it back. (A remembered ETag is not asked about: at the flip it was there no more.)
 - a document is created. Here and for an older one the answer may be a moment old, or steady state would cost a round
   trip to Postgres each, and nothing is like If-Match for what is absent: a process stopped between answer and create
-  for as long as it takes to flip and delete still resurrects. Leases and their deadlines will bound that time.
+  for as long as it takes to flip and delete still resurrects. The caller's `check`, its lease's deadline, is asked
+  last before every write and bounds that time.
 
-What to do about a document seen for the first time: version 1 was just inserted and is created outright; any other
-has most likely been there before, and reading it first costs two round trips where a failing create costs three.
 An ETag taken by the row is no short cut: the row may still be the very state that was taken, and this an echo.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections import OrderedDict
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, assert_never
+from functools import partial
+from typing import TYPE_CHECKING
 
-import structlog
-
+from core.cosmos.batches import BatchWriter
+from core.cosmos.calls import Call, Job
 from core.cosmos.documents import CosmosDocuments
-from core.cosmos.failures import (
-    DRIVER_ERRORS,
-    Changed,
-    CosmosUnavailableError,
-    Exists,
-    Missing,
-    Unacceptable,
-    Unanswered,
-    Unavailable,
-    failure_of,
-)
-from core.cosmos.publish import Outcome, Publish, Quarantine, Refused, Superseded, Unchanged, Written
-from core.envelope import Foreign, Internal, Origin, Ours, author_of, is_same_state, stamped
-from core.errors import ConflictError, DocumentRefusedError, TransientError
+from core.cosmos.examine import Examiner
+from core.cosmos.gathering import all_ended
+from core.cosmos.lanes import Lanes
+from core.cosmos.persistence import PATIENCE_S, Persistence
+from core.cosmos.publish import Outcome, Postponed, Publish, Quarantine, Refused, Superseded, Unchanged, Written
+from core.cosmos.singles import SingleWriter
+from core.cosmos.views import Views
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from core.content import Document
     from core.cosmos.client import CosmosStore
+    from core.cosmos.lanes import Lane, WriterState
     from core.identity import Identity
     from core.mappings import Mappings
-    from core.stamp import Stamp
 
-__all__ = ["GuardedWriter", "Outcome", "Publish", "Quarantine", "Refused", "Superseded", "Unchanged", "Written"]
-
-_log = structlog.get_logger()
-
-MAX_ROUNDS = 16
-"""How often one document is read again because somebody else wrote it in between, before it counts as contended."""
+__all__ = [
+    "GuardedWriter",
+    "Outcome",
+    "Postponed",
+    "Publish",
+    "Quarantine",
+    "Refused",
+    "Superseded",
+    "Unchanged",
+    "Written",
+]
 
 REMEMBERED = 100_000
 """How many ETags a writer remembers."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """The document that is there: replace exactly this one. `stamp` is None where it cannot be trusted."""
-
-    etag: str
-    stamp: Stamp | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Absent:
-    """There is no document: create it. `looked` says whether a read found that, or it is only likely."""
-
-    looked: bool
+def _never_ends() -> None:
+    """Let a caller without a lease write whenever it wants."""
 
 
 class GuardedWriter:
@@ -88,206 +71,109 @@ class GuardedWriter:
         store: the opened database.
         mappings: of everything that will be written.
         quarantine: keeps what Postgres never took, and knows whether Postgres still is primary.
-        tombstone_ttl_s: how long a tombstone lives, in seconds.
-        concurrency: how many documents are written at the same time.
+        concurrency: how many requests are under way at the same time.
         remember: how many ETags are remembered.
+        ru_per_second: how many request units a second may be used, None for as many as Cosmos DB grants.
+        patience_s: how long infrastructure may fail for one document, in seconds, before it is given up for now; 0:
+            nothing is repeated and nothing postponed.
 
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917 - what it is wired from
+    def __init__(  # noqa: PLR0913 - what it is wired from
         self,
         store: CosmosStore,
         mappings: Mappings,
         quarantine: Quarantine,
-        tombstone_ttl_s: int,
         concurrency: int,
+        *,
         remember: int = REMEMBERED,
+        ru_per_second: float | None = None,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         self._mappings = mappings
-        self._documents = CosmosDocuments(store, mappings)
-        self._quarantine = quarantine
-        self._ttl_s = tombstone_ttl_s
-        self._slots = asyncio.Semaphore(concurrency)
-        self._seen: OrderedDict[Identity, _Seen] = OrderedDict()
-        self._remember = remember
+        self._lanes = Lanes(concurrency, ru_per_second)
+        documents = CosmosDocuments(store, mappings, self._lanes.charged)
+        self._views = Views(remember)
+        self._persistence = Persistence(self._lanes, patience_s)
+        self._singles = SingleWriter(documents, self._views, Examiner(self._views, quarantine), quarantine)
+        self._batches = BatchWriter(
+            documents, self._views, self._singles, quarantine, self._persistence, self._write_alone
+        )
 
-    async def write(self, items: Sequence[Publish]) -> list[Outcome]:
+    async def write(
+        self,
+        items: Sequence[Publish],
+        *,
+        check: Callable[[], None] = _never_ends,
+        on_outcome: Callable[[Publish, Outcome], None] | None = None,
+        backlog: bool = False,
+    ) -> list[Outcome]:
         """Write states, concurrently by identity; the outcomes are in the order of the items.
 
         May be repeated with the same items at any time, also after a crash. Of several states of one identity the
         newest is written and the others are superseded.
 
+        Args:
+            items: what to write.
+            check: called just before every request that writes; nothing is sent after it has raised.
+            on_outcome: told of each outcome as soon as it is known.
+            backlog: whether these yield to what others write at the same time.
+
         Raises:
-            StoreUnavailableError: infrastructure failed for some of them (a CosmosUnavailableError, with
-                `retry_after_s` where Cosmos DB asked to wait); what was in flight has been finished, the rest was not
-                sent.
+            CosmosUnavailableError: Cosmos DB does nothing any more for a whole container, with `retry_after_s` where it
+                asked to wait; what was under way has been finished, the rest was not sent.
             PrimaryMovedError: a state is of an epoch that is over; load it again.
+            HistoryLostError: Postgres has lost commits that were sent before.
             TransientError: the quarantine did not answer.
+            CrossfeedError: whatever `check` raises.
 
         """
-        groups: dict[Identity, list[int]] = {}
-        for index, item in enumerate(items):
-            groups.setdefault(item.identity, []).append(index)
-        outcomes: dict[int, Outcome] = {}
-        stop = asyncio.Event()
+        call = Call(check, on_outcome, backlog)
+        jobs = [Job(item) for item in items]
+        await all_ended(
+            call.or_stop(self._write_partition(lane, states, call)) for lane, states in self._partitions(jobs)
+        )
+        return [job.outcome for job in jobs if job.outcome is not None]
 
-        async def one(indexes: list[int]) -> None:
-            async with self._slots:
-                if stop.is_set():
-                    return
-                try:
-                    for index in sorted(indexes, key=lambda index: items[index].stamp, reverse=True):
-                        outcomes[index] = await self._publish(items[index])
-                except (TransientError, ConflictError):
-                    stop.set()
-                    raise
+    @property
+    def lanes(self) -> Lanes:
+        """Where its requests go; who sends others to the same account goes there too, and shares turns and budget."""
+        return self._lanes
 
-        results = await asyncio.gather(*map(one, groups.values()), return_exceptions=True)
-        if failures := [result for result in results if result is not None]:
-            raise _worst(failures)
-        return [outcomes[index] for index in range(len(items))]
+    def state(self) -> WriterState:
+        """Return how Cosmos DB is doing, as far as this writer sees it; asks nothing."""
+        return self._lanes.state()
 
-    async def _publish(self, item: Publish) -> Outcome:
-        try:
-            document = self._document(item)
-        except DocumentRefusedError as error:
-            return _refused(item, None, str(error))
-        view: _Seen | _Absent | Outcome | None = self._expected(item)
-        key_conflicts = 0
-        for _ in range(MAX_ROUNDS):
-            match view:
-                case None:
-                    view = await self._look(item, document)
-                case _Seen() | _Absent():
-                    key_conflicts += isinstance(view, _Absent) and view.looked
-                    view = await self._write(item, document, view)
-                    if view is None and key_conflicts > 1:
-                        return _refused(item, 409, "another document of its partition holds one of its unique keys")
-                case Written() | Unchanged() | Superseded() | Refused():
-                    return view
-                case other:
-                    assert_never(other)
-        msg = f"{item.identity.entity} {item.identity.id!r} was written by others too often in a row"
-        raise CosmosUnavailableError(msg)
+    def _partitions(self, jobs: list[Job]) -> list[tuple[Lane, list[list[Job]]]]:
+        """Sort jobs by logical partition and within it by identity, the newest state of each first."""
+        partitions: dict[tuple[Lane, str], dict[Identity, list[Job]]] = {}
+        for job in jobs:
+            identity = job.item.identity
+            lane = self._lanes.of(self._mappings.named(identity.entity).container)
+            partitions.setdefault((lane, identity.partition_key), {}).setdefault(identity, []).append(job)
+        for states in partitions.values():
+            for of_identity in states.values():
+                of_identity.sort(key=lambda job: job.item.stamp, reverse=True)
+        found = [(lane, list(states.values())) for (lane, _), states in partitions.items()]
+        if not all(lane.breaker.is_closed for lane, _ in found):
+            self._lanes.random.shuffle(found)  # whoever probes a container should not always be the same
+        return found
 
-    def _document(self, item: Publish) -> Document:
-        mapping = self._mappings.named(item.identity.entity)
-        if item.content is None:
-            content = mapping.tombstone_content(item.identity, self._ttl_s)
-            mapping.check(content)
-            return stamped(content, item.stamp, Origin.POSTGRES, deleted=True)
-        mapping.check(item.content)
-        if mapping.identity(item.content) != item.identity:
-            msg = f"the content belongs to {mapping.identity(item.content)}"
-            raise DocumentRefusedError(msg)
-        return stamped(item.content, item.stamp, Origin.POSTGRES)
+    async def _write_partition(self, lane: Lane, states: list[list[Job]], call: Call) -> None:
+        newest = [of_identity[0] for of_identity in states]
+        if len(newest) > 1:
+            await self._batches.write(newest, call, lane)
+        else:
+            await self._write_alone(newest[0], call, lane)
+        for of_identity in states:
+            for job in of_identity[1:]:
+                await self._write_alone(job, call, lane)
 
-    def _expected(self, item: Publish) -> _Seen | _Absent | Superseded | None:
-        """Say what is there without asking, as far as that is known; None: look."""
-        seen = self._seen.get(item.identity)
-        if seen is None or seen.stamp is None:
-            return _Absent(looked=False) if item.stamp.version == 1 else None
-        if item.stamp < seen.stamp:
-            return Superseded(seen.stamp)
-        # An equal one may have been overwritten by a foreign writer since: only reading it tells.
-        return seen if item.stamp > seen.stamp else None
-
-    async def _look(self, item: Publish, document: Document) -> _Seen | _Absent | Unchanged | Superseded:
-        """Read what is there and judge it by what can be verified."""
-        found = await self._documents.read(item.identity)
-        if found is None:
-            self._forget(item.identity)
-            return _Absent(looked=True)
-        etag = str(found["_etag"])
-        match author := author_of(found):
-            case Ours(stamp):
-                self._keep(item.identity, _Seen(etag, stamp))
-                if stamp > item.stamp:
-                    return _superseded(item, stamp)
-                if stamp == item.stamp:
-                    if not is_same_state(found, document):
-                        _log.error("cosmos.one_stamp_two_contents", **_names(item))
-                    return Unchanged(etag)
-                if author.origin is Origin.COSMOS:
-                    # Sent before the flip, landed after, never mirrored: only its letter will tell of it.
-                    return await self._keep_untaken(item, found) or _Seen(etag, stamp)
-                await self._quarantine.confirm(item)
-                return _Seen(etag, stamp)
-            case Foreign() | Internal():
-                self._forget(item.identity)
-                return await self._keep_untaken(item, found) or _Seen(etag, None)
-            case other:
-                assert_never(other)
-
-    async def _keep_untaken(self, item: Publish, found: Document) -> Superseded | None:
-        """Hand what Postgres never took to the quarantine, before it is replaced by the newest state there is."""
-        if found["_etag"] == item.taken_etag:
-            await self._quarantine.confirm(item)
-            return None
-        newer = await self._quarantine.untaken(item, found)
-        if newer is not None:
-            return _superseded(item, newer)
-        _log.warning("cosmos.untaken_quarantined", **_names(item))
-        return None
-
-    async def _write(
-        self, item: Publish, document: Document, view: _Seen | _Absent
-    ) -> Written | Refused | _Absent | None:
-        """Try the one conditional write that fits the view; None: the view was wrong, look again."""
-        if isinstance(view, _Absent):
-            await self._quarantine.confirm(item)
-        try:
-            if isinstance(view, _Absent):
-                etag = await self._documents.create(item.identity, document)
-            else:
-                etag = await self._documents.replace(item.identity, document, view.etag)
-        except DRIVER_ERRORS as error:
-            self._forget(item.identity)
-            match failure_of(error):
-                case Exists() if isinstance(view, _Seen):
-                    return _refused(item, 409, "another document of its partition holds one of its unique keys")
-                case Exists() | Changed():
-                    return None
-                case Missing():
-                    return _Absent(looked=False)
-                case Unacceptable(status, reason):
-                    return _refused(item, status, reason)
-                case Unavailable(reason, retry_after_s):
-                    raise CosmosUnavailableError(f"writing {item.identity.entity}: {reason}", retry_after_s) from error
-                case Unanswered(reason):  # repeating it is harmless here: its own stamp will be found
-                    raise CosmosUnavailableError(f"writing {item.identity.entity}: {reason}") from error
-                case other:
-                    assert_never(other)
-        self._keep(item.identity, _Seen(etag, item.stamp))
-        return Written(etag)
-
-    def _keep(self, identity: Identity, seen: _Seen) -> None:
-        self._seen[identity] = seen
-        self._seen.move_to_end(identity)
-        if len(self._seen) > self._remember:
-            self._seen.popitem(last=False)
-
-    def _forget(self, identity: Identity) -> None:
-        self._seen.pop(identity, None)
-
-
-def _superseded(item: Publish, found: Stamp) -> Superseded:
-    _log.debug("cosmos.write_superseded", **_names(item), found=str(found))
-    return Superseded(found)
-
-
-def _refused(item: Publish, status: int | None, reason: str) -> Refused:
-    _log.warning("cosmos.write_refused", **_names(item), status=status, reason=reason)
-    return Refused(status, reason)
-
-
-def _names(item: Publish) -> dict[str, str]:
-    return {"entity": item.identity.entity, "document_id": item.identity.id, "stamp": str(item.stamp)}
-
-
-def _worst(failures: list[BaseException]) -> BaseException:
-    """Choose what to raise: a fault of the program before a transient failure, then the longest wait asked for."""
-    for error in failures:
-        if not isinstance(error, TransientError):
-            return error
-    return max(failures, key=lambda error: getattr(error, "retry_after_s", None) or 0.0)
+    async def _write_alone(self, job: Job, call: Call, lane: Lane, *, look_first: bool = False) -> None:
+        attempt = partial(self._singles.write, job.item, call, lane, look_first=look_first)
+        outcome = await self._persistence.insist(attempt, lane, job.item.identity.partition_key, call.pause)
+        if isinstance(outcome, Postponed):
+            lane.postponed()
+        else:
+            lane.worked()
+        call.decide(job, outcome)

@@ -15,6 +15,7 @@ from core.cosmos.patience import patiently_read
 from core.entity import Entity, Loaded, loaded, mark_loaded
 from core.envelope import Ours, author_of, claimed_version, is_deleted, is_internal
 from core.errors import DocumentRefusedError
+from core.events import events_of
 from core.identity import ANYWHERE, Anywhere, Identity, KeyPart, check_id
 from core.query import Query
 from core.stamp import Stamp
@@ -194,8 +195,9 @@ class CosmosRepository(Generic[T]):
 
     def _entity(self, document: Document) -> T:
         entity = self._mapping.entity(content_of(document))
-        state = Loaded(self._mapping.identity(document), self._stamp(document), str(document["_etag"]))
-        mark_loaded(entity, state)
+        identity = self._mapping.identity(document)
+        carried = events_of(document, identity)
+        mark_loaded(entity, Loaded(identity, self._stamp(document), str(document["_etag"]), carried))
         return entity
 
     def _buffered(self, pending: Pending) -> T:

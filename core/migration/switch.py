@@ -1,5 +1,7 @@
 """Steps to a neighbouring phase where nobody is writing to Cosmos DB: a new epoch, then its watermarks in every feed.
 
+The epoch is also written into the charter, so that a Postgres restored to before the step is told from the one after.
+
 Nothing fences writers of Cosmos DB here: the caller answers for there being none. (Writers of Postgres are fenced by
 the database: those in flight are waited for, later ones are refused.)
 """
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from core.cosmos.markers import Markers
 from core.cosmos.watermarks import write_watermarks
 from core.postgres.failures import translated
 from core.postgres.phases import open_phase, read_phase
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 WATERMARK_TTL_S = 30 * 24 * 3600
+
+_INSTANCE = "SELECT instance::text FROM crossfeed.lineage"
 
 
 async def switch_phase(  # noqa: PLR0913 - the facts of a step
@@ -65,6 +70,10 @@ async def switch_phase(  # noqa: PLR0913 - the facts of a step
         if row.phase is not phase:
             row = await open_phase(engine, phase, who=who, why=why)
             log.info("phase.opened", phase=phase.label, epoch=row.epoch)
+    with translated("reading the lineage"):
+        async with engine.connect() as connection:
+            instance = (await connection.exec_driver_sql(_INSTANCE)).scalar_one()
+    await Markers(store, store.own.control.name, instance).raise_epoch(row.epoch)
     for mapping in mappings:
         written = await write_watermarks(store, mapping, row.epoch, watermark_ttl_s)
         log.info("phase.watermarks_written", container=mapping.container, epoch=row.epoch, feed_ranges=len(written))
