@@ -29,6 +29,13 @@ ENVELOPE_BYTES = 1024
 _MAX_EXACT = 2**53
 _MAX_DIGITS = 400
 _HASH_SCHEME = "1"
+_FRACTIONS = (1e-5, 1e15)
+"""Between these neither orjson nor RFC 8785 spells a number with an exponent."""
+NO_FRACTIONS = (math.inf, 0.0)
+"""For `is_plain`, where a number's digits are gone: it may have had more of them than a double holds."""
+_SMALL_BYTES = MAX_DOCUMENT_BYTES // 2
+_NUL = b"\\u0000"
+_LAST_OF_PLANE = "\uffff"
 
 
 def content_of(document: Document) -> Document:
@@ -47,12 +54,58 @@ def content_hash(document: Document) -> str:
     """
     content = content_of(document)
     content.pop("id", None)
-    try:
-        canonical = rfc8785.dumps(_doubles(content))
-    except (rfc8785.CanonicalizationError, UnicodeEncodeError, RecursionError) as error:
-        msg = f"the document has no canonical form: {error}"
-        raise DocumentRefusedError(msg) from error
+    canonical = plain_canonical(content) if is_plain(content) else None
+    if canonical is None:
+        try:
+            canonical = rfc8785.dumps(_doubles(content))
+        except (rfc8785.CanonicalizationError, UnicodeEncodeError, RecursionError) as error:
+            msg = f"the document has no canonical form: {error}"
+            raise DocumentRefusedError(msg) from error
+    return canonical_hash(canonical)
+
+
+def canonical_hash(canonical: bytes) -> str:
+    """Hash what RFC 8785 makes of a document's content without its `id`."""
     return f"{_HASH_SCHEME}:{hashlib.blake2b(canonical, digest_size=16).hexdigest()}"
+
+
+def plain_canonical(content: Document) -> bytes | None:
+    """Spell plain content (see `is_plain`) as RFC 8785 does, ten times faster; None if a text of it is none."""
+    try:
+        return orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
+    except TypeError:  # half of a surrogate pair
+        return None
+
+
+def is_plain(value: Any, levels: int = MAX_DEPTH, fractions: tuple[float, float] = _FRACTIONS) -> bool:  # noqa: ANN401
+    """Whether orjson spells a value, sorted, as RFC 8785 does. Texts are not looked at.
+
+    Not plain are numbers whose spelling is a matter of taste (`1.0`, exponents), integers beyond 2^53 and names
+    of properties beyond the Basic Multilingual Plane, which RFC 8785 sorts by UTF-16.
+
+    Args:
+        value: any JSON value.
+        levels: how many objects and arrays there may be inside each other.
+        fractions: between which magnitudes numbers may have a fraction.
+
+    """
+    kind: type[Any] = type(value)
+    if kind is str or kind is bool or value is None:
+        return True
+    if kind is int:
+        return bool(-_MAX_EXACT < value < _MAX_EXACT)
+    if kind is float:
+        return bool(fractions[0] <= abs(value) < fractions[1] and not value.is_integer())
+    if levels <= 0 or (kind is not list and kind is not dict):
+        return False
+    for item in value if kind is list else value.values():
+        if not is_plain(item, levels - 1, fractions):
+            return False
+    return kind is list or all(map(_is_plain_name, value))
+
+
+def _is_plain_name(name: Any) -> bool:  # noqa: ANN401 - a key of any dictionary
+    return type(name) is str and (name.isascii() or max(name) <= _LAST_OF_PLANE)
 
 
 def _doubles(value: Any) -> Any:  # noqa: ANN401 - any JSON value
@@ -77,6 +130,8 @@ def check_content(document: Document) -> None:
         DocumentRefusedError: see `check_values`; or a document over 2 MB.
 
     """
+    if is_small_plain(document):
+        return
     check_values(document)
     size = len(json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode())
     if size > MAX_DOCUMENT_BYTES - ENVELOPE_BYTES:
@@ -85,6 +140,19 @@ def check_content(document: Document) -> None:
             f" of which Crossfeed needs {ENVELOPE_BYTES}"
         )
         raise DocumentRefusedError(msg)
+
+
+def is_small_plain(document: Document) -> bool:
+    """Whether a document passes `check_content` for certain, found out quickly; most do."""
+    if not is_plain(document):
+        return False
+    spelled = plain_canonical(document)
+    return spelled is not None and is_storable(spelled)
+
+
+def is_storable(canonical: bytes) -> bool:
+    """Whether the document of which this is the plain spelling has no NUL character and is well below 2 MB."""
+    return len(canonical) <= _SMALL_BYTES and _NUL not in canonical
 
 
 def check_values(document: Document) -> None:

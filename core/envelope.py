@@ -103,11 +103,15 @@ def stamped(content: Document, stamp: Stamp, origin: Origin, *, deleted: bool = 
         DocumentRefusedError: the content has no canonical form.
 
     """
-    document = content_of(content)
+    return sealed(content_of(content), stamp, origin, content_hash(content), deleted=deleted)
+
+
+def sealed(document: Document, stamp: Stamp, origin: Origin, digest: str, *, deleted: bool = False) -> Document:
+    """Put our property into a document of content alone, whose hash is known; return it."""
     envelope: dict[str, Any] = {
         "epoch": stamp.epoch,
         "version": stamp.version,
-        "hash": content_hash(document),
+        "hash": digest,
         "origin": origin.value,
     }
     if deleted:

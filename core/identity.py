@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum
+from typing import NamedTuple
 
 from core.errors import DocumentRefusedError
 
@@ -27,14 +27,15 @@ KeyArgument = KeyPart | Sequence[KeyPart] | Anywhere
 MAX_ID_BYTES = 1023
 MAX_PARTITION_KEY_BYTES = 2048
 _MAX_EXACT = 2**53
+_QUOTES_OF_TEXT = 2
 _FORBIDDEN_IN_ID = frozenset("/\\?#\t\r\n")
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Identity:
+class Identity(NamedTuple):
     """The key of a document. `partition_key` is a JSON array as text, `["acc-1"]`: one string for every kind of key.
 
     The same text is made by the SQL function `crossfeed.key_part`, so it may be compared, hashed and locked on.
+    A tuple, because the relay makes, compares and hashes one for every message.
     """
 
     entity: str
@@ -51,6 +52,12 @@ class Identity:
         """The partition key's levels as the values that the Cosmos SDK takes."""
         parts: list[KeyPart] = json.loads(self.partition_key)
         return parts
+
+    @property
+    def has_text_key(self) -> bool:
+        """Whether the partition key is certainly one text without escapes; most are."""
+        key = self.partition_key
+        return key[:2] == '["' and "\\" not in key and key.count('"') == _QUOTES_OF_TEXT
 
     @property
     def can_be_stored(self) -> bool:

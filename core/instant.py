@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
 
 _FRACTION = re.compile(r"\.(\d{6})\d+")
+INSTANT = "crossfeed_instant"
+"""The metadata that tells this type's schema from others."""
+_SECONDS = len("2026-01-31T08:00:00")
+_DIGITS = 7
+_WIDTH = len("2026-01-31T08:00:00.0000000Z")
 
 
 class Instant(datetime):
@@ -77,7 +82,9 @@ class Instant(datetime):
     def __get_pydantic_core_schema__(cls, source: type[Any], handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         """Validate from text or datetime, serialize as the remembered spelling."""
         return core_schema.no_info_plain_validator_function(
-            cls._validate, serialization=core_schema.plain_serializer_function_ser_schema(_text_of)
+            cls._validate,
+            serialization=core_schema.plain_serializer_function_ser_schema(_text_of),
+            metadata={INSTANT: cls is Instant},
         )
 
     @classmethod
@@ -98,6 +105,43 @@ def _revive(cls: type[Instant], moment: datetime, text: str | None) -> Instant:
 
 def _text_of(value: Instant) -> str:
     return value.text
+
+
+def check_text(text: object) -> str:
+    """Return a text that `Instant.parse` would read; quick where it is spelled as new documents are.
+
+    Raises:
+        ValueError: it would not.
+
+    """
+    if not isinstance(text, str):
+        msg = "expected a text"
+        raise ValueError(msg)  # noqa: TRY004 - pydantic reports ValueError alone
+    if (
+        len(text) == _WIDTH
+        and text[10] + text[13] + text[16] + text[19] + text[27] == "T::.Z"
+        and text[20:27].isdigit()
+    ):
+        datetime.fromisoformat(text[:26])
+    else:
+        Instant.parse(text)
+    return text
+
+
+def spell_utc(text: str) -> str:
+    """Spell a time as `spell` does that Postgres spelled in UTC without an offset.
+
+    Raises:
+        ValueError: it lies outside of the years 1 to 9999, or has an offset.
+
+    """
+    if text[4:5] == "-":
+        if len(text) == _SECONDS:
+            return text + ".0000000Z"
+        if text[_SECONDS] == "." and len(text) < _SECONDS + _DIGITS + 1:  # an offset would make it longer
+            return f"{text:0<27}Z"
+    msg = "not a time of the years 1 to 9999 in UTC"
+    raise ValueError(msg)
 
 
 def spell(moment: datetime) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from core.entity import Entity
 from core.errors import MappingError
+from core.identity import Identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -69,6 +70,20 @@ class Mappings:
                 return mapping
         msg = f"{model.__name__} has no mapping"
         raise MappingError(msg)
+
+    def identity_of(self, of: Entity | Identity) -> Identity:
+        """Return the identity that is meant: of an entity as it is now, or one that is given.
+
+        Raises:
+            MappingError: its type has no mapping.
+            DocumentRefusedError: the entity has no identity that both stores can hold.
+
+        """
+        if isinstance(of, Identity):
+            self.named(of.entity)
+            return of
+        mapping = self.of(type(of))
+        return mapping.identity(mapping.document(of))
 
     def of_container(self, container: str) -> EntityMapping[Any]:
         """Return the mapping of a container.

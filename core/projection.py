@@ -59,7 +59,7 @@ class Projection:
         self.table = table
         self.body = body
         self._columns = [_column(model, table, field) for field in model.model_fields if field in table.columns]
-        self._aliases = {column.alias for column in self._columns}
+        self.aliases = frozenset(column.alias for column in self._columns)
         if body != EXTRA_COLUMN and not isinstance(getattr(table.columns.get(body), "type", None), JSONB):
             msg = f"{model.__name__}: body={body!r} is not a JSONB column of table {table.fullname}"
             raise MappingError(msg)
@@ -72,9 +72,18 @@ class Projection:
         return next((column.name for column in self._columns if column.alias == alias), None)
 
     @property
+    def field_columns(self) -> list[str]:
+        """The columns that fields go to, in the model's order."""
+        return [column.name for column in self._columns]
+
+    def is_timestamp(self, name: str) -> bool:
+        """Whether a field's column holds a point in time, which Postgres spells its own way."""
+        return any(column.name == name and column.is_timestamp for column in self._columns)
+
+    @property
     def column_names(self) -> list[str]:
         """The columns that fields go to, in the model's order, then the column for the rest."""
-        return [*(column.name for column in self._columns), self.body, SPELLING_COLUMN]
+        return [*self.field_columns, self.body, SPELLING_COLUMN]
 
     def row(self, document: Mapping[str, Any]) -> Row:
         """Project a document's content (see `content_of`).
@@ -86,7 +95,7 @@ class Projection:
         content = dict(document)
         dumped = self._dump(self._validate(content, "the document"))
         row = {column.name: self._to_column(column, dumped[column.alias]) for column in self._columns}
-        rest = {key: value for key, value in content.items() if key not in self._aliases}
+        rest = {key: value for key, value in content.items() if key not in self.aliases}
         row[self.body] = rest if rest or self.body != EXTRA_COLUMN else None
         row[SPELLING_COLUMN] = self._spelling(content, row)
         return row
@@ -102,7 +111,7 @@ class Projection:
         for alias, kept in (row.get(SPELLING_COLUMN) or {}).items():
             respell(document, alias, kept)
         for key, value in (row.get(self.body) or {}).items():
-            if key not in self._aliases:
+            if key not in self.aliases:
                 document[key] = value
         return document
 
@@ -117,7 +126,7 @@ class Projection:
 
     def _from_columns(self, row: Mapping[str, Any]) -> Document:
         values = {column.alias: self._from_column(column, row.get(column.name)) for column in self._columns}
-        rest = {key: value for key, value in (row.get(self.body) or {}).items() if key not in self._aliases}
+        rest = {key: value for key, value in (row.get(self.body) or {}).items() if key not in self.aliases}
         dumped = self._dump(self._validate({**rest, **values}, "the row"))
         return {column.alias: dumped[column.alias] for column in self._columns}
 

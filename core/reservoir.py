@@ -29,7 +29,7 @@ class Reservoir:
         self.count += 1
         if len(self.values) < self._size:
             self.values.append(value)
-        elif (place := self._rng.randrange(self.count)) < self._size:
+        elif (place := int(self._rng.random() * self.count)) < self._size:
             self.values[place] = value
 
     def quantile(self, share: float) -> float:
