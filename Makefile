@@ -4,11 +4,11 @@
 VENV = .venv
 PYTHON =
 BIN = $(VENV)/bin
-LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
-	--no-emit-index-url --no-emit-find-links --no-emit-package crossfeed --group dev
+LOCK = $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header \
+	--no-emit-index-url --no-emit-find-links --no-emit-package crossfeed
 
 .DEFAULT_GOAL = help
-.PHONY: help environment test lint format demo bench chaos sdk-tests lock clean
+.PHONY: help environment test lint format demo bench chaos soak sdk-tests lock clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+: .*##' Makefile | sed -e 's/:.*##/	/' | sort
@@ -36,15 +36,23 @@ bench: environment ## what the README says of speed, measured on this machine
 	$(BIN)/python -m tests.bench cosmos
 
 chaos: environment ## the tests that kill and cut for minutes
-	$(BIN)/python -m pytest -m chaos
+	$(BIN)/python -m pytest -m "chaos and not soak"
+
+soak: environment ## constant load for CROSSFEED_SOAK_SECONDS (600): memory and tables stay flat
+	$(BIN)/python -m pytest -s -m soak tests/soak
 
 sdk-tests: environment ## the tests of azure-cosmos itself against the embedded Cosmos DB; fetches them once
 	$(BIN)/python -m tests.sdk
 
 lock: environment ## choose the newest versions again
-	echo '.[functions,cache,local]' | $(LOCK) --upgrade --output-file requirements.lock.new -
+	echo '.[functions,cache,http,local]' | \
+	  $(LOCK) --python-version 3.11 --group dev --upgrade --output-file requirements.lock.new -
 	{ echo '# Exact versions and hashes of everything in pyproject.toml, made by `make lock`.'; \
 	  cat requirements.lock.new; } > requirements.lock
+	printf '%s\n' '.[http]' uvloop hatchling | \
+	  $(LOCK) --python-version 3.13 --constraint requirements.lock --output-file requirements.lock.new -
+	{ echo '# What the container holds: exact versions and hashes out of requirements.lock, made by `make lock`.'; \
+	  cat requirements.lock.new; } > .ci/image.lock
 	rm requirements.lock.new
 
 clean: ## remove what was made, the environment too

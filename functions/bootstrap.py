@@ -11,6 +11,7 @@ from core.cosmos.client import open_cosmos
 from core.postgres.engine import open_engine
 from core.postgres.failures import translated
 from core.postgres.fit import check_fit
+from core.postgres.rights import check_rights
 from core.postgres.schema import check_schema
 from outbox.relay import Relay, open_relay
 
@@ -67,9 +68,10 @@ async def bootstrap(  # noqa: PLR0913 - one keyword per part that can be replace
         with translated("checking the schema"):
             async with postgres.connect() as connection:
                 await check_schema(connection)
+                await check_rights(connection, known)
                 await check_fit(connection, known)
         cosmos = await stack.enter_async_context(open_cosmos(settings)) if store is None else store
-        await cosmos.check(known)
+        await cosmos.check(known, cosmos.own)
         yield Application(
             settings,
             known,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from core.errors import ConfigurationError, CrossfeedError
-from functions.cli import demo, local, phase, processes
+from functions.cli import dead_letters, demo, local, outbox, phase, processes
 
 EXIT_CODES = """
 Exit codes: 0 done, or stopped by a signal; 1 failed (demo: something was lost, stale, echoed or dead-lettered);
@@ -33,6 +33,8 @@ app.command()(processes.relay)
 app.command()(processes.mirror)
 app.command()(demo.demo)
 app.add_typer(phase.app)
+app.add_typer(outbox.app)
+app.add_typer(dead_letters.app)
 app.add_typer(local.app)
 
 

@@ -79,9 +79,13 @@ def relay() -> None:
 
     async def body(stop: asyncio.Event) -> None:
         from functions.bootstrap import bootstrap  # noqa: PLC0415 - what `--help` need not load
+        from functions.endpoints import serving  # noqa: PLC0415 - what `--help` need not load
+        from functions.readiness import Readiness  # noqa: PLC0415 - what `--help` need not load
 
         async with bootstrap(Settings.load()) as application:
-            await application.relay.run(stop)
+            readiness = Readiness(application.settings, application.engine, application.store, application.relay)
+            async with serving(application.settings, readiness):
+                await application.relay.run(stop)
 
     configure_logging(Settings.load())
     run_until_stopped(body)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -18,9 +19,13 @@ T = TypeVar("T")
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
+_YOUNG = 100_000
+"""Allocations between two collections. Documents hold no cycles, and a page of them is tens of thousands of objects."""
+
 
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on the fastest event loop that is installed."""
+    gc.set_threshold(_YOUNG, *gc.get_threshold()[1:])
     factory = None
     with contextlib.suppress(ImportError):
         import uvloop  # noqa: PLC0415 - optional

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from core.content import Document
     from core.crossfeed import Crossfeed
+    from core.events import Event
+    from core.identity import Identity
     from core.mapping import EntityMapping
     from core.mappings import Mappings
     from core.phases import PhaseRow
@@ -89,6 +91,9 @@ class _RecordingUnit:
 
     def of(self, repository: type[R]) -> R:
         return repository(self[repository.model])
+
+    def record(self, event: Event, *, of: Entity | Identity) -> None:
+        self._work.record(event, of=of)
 
     async def commit(self) -> None:
         await self._work.commit()

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from functions.demo.stores import Stores
 
 _LAST_MESSAGE = "SELECT coalesce(max(seq), 0) FROM crossfeed.outbox"
-_MESSAGES = "SELECT entity, partition_key, id FROM crossfeed.outbox WHERE seq > %(after)s"
+# An event that the mirror takes out of a document is on its way to its consumers; only a state would be an echo.
+_MESSAGES = "SELECT entity, partition_key, id FROM crossfeed.outbox WHERE seq > %(after)s AND event_id IS NULL"
 _TOMBSTONES = "SELECT entity, partition_key, id, xmin::text || ctid::text FROM crossfeed.tombstone"
 
 

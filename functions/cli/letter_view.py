@@ -1,0 +1,69 @@
+"""Prints dead letters, for people and for programs."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+if TYPE_CHECKING:
+    from core.postgres.dead_letter_search import StoredLetter
+    from outbox.parked_list import Parked
+
+
+def facts_of(letter: StoredLetter) -> dict[str, Any]:
+    """Return all that a letter says of itself, as JSON values."""
+    return {
+        "number": letter.number,
+        "direction": letter.direction.value,
+        "kind": letter.kind,
+        "entity": letter.identity.entity,
+        "partition_key": letter.identity.partition_key,
+        "id": letter.identity.id,
+        "reference": letter.reference,
+        "reason": letter.reason,
+        "attempts": letter.attempts,
+        "first_at": letter.first_at.isoformat(),
+        "last_at": letter.last_at.isoformat(),
+    }
+
+
+def line_of(letter: StoredLetter) -> str:
+    """Return a letter as one line of text."""
+    what = f"{letter.identity.entity} {letter.identity.id}" + (f" event {letter.reference}" if letter.reference else "")
+    return printable(
+        f"{letter.number}  {letter.direction} {letter.kind}  {what}  attempts {letter.attempts},"
+        f" last {letter.last_at:%Y-%m-%dT%H:%M:%S%z}  {letter.reason}"
+    )
+
+
+def facts_of_parked(item: Parked) -> dict[str, Any]:
+    """Return all that is known of something parked, as JSON values."""
+    return {
+        "entity": item.identity.entity,
+        "partition_key": item.identity.partition_key,
+        "id": item.identity.id,
+        "reference": item.reference,
+        "reason": item.reason,
+        "attempts": item.attempts,
+        "first_at": item.first_at.isoformat(),
+        "wait_s": item.wait_s,
+    }
+
+
+def line_of_parked(item: Parked) -> str:
+    """Return something parked as one line of text."""
+    what = f"{item.identity.entity} {item.identity.id}" + (f" event {item.reference}" if item.reference else "")
+    when = "waits" if item.wait_s is None else f"again in {item.wait_s:.0f} s"
+    return printable(f"{what}  attempts {item.attempts}, {when}  {item.reason}")
+
+
+def printable(text: str) -> str:
+    """Spell what would steer a terminal as JSON does."""
+    return "".join(character if character.isprintable() else json.dumps(character)[1:-1] for character in text)
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Print one JSON object."""
+    print(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())

@@ -1,0 +1,101 @@
+"""Makes a database that was restored, or promoted with losses, the valid one again."""
+
+import getpass
+from contextlib import AsyncExitStack, contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import orjson
+import typer
+
+from core.settings import Settings
+from core.telemetry import configure_logging
+from functions.cli.running import run_interruptible
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from outbox.restamp import Progress
+    from outbox.resync import Resynced
+
+
+def resync(
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Look at every document, and change nothing.")] = False,
+    nothing_lost: Annotated[
+        bool,
+        typer.Option(
+            "--nothing-lost",
+            help="Only let another cluster go on (after pg_upgrade); refused unless the log proves that.",
+        ),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    why: Annotated[str, typer.Option(help="The reason, for the history of epochs.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Declare this database the valid one after it was restored, rolled back, or promoted without its last commits.
+
+    Relays of any other database that was sent to this Cosmos DB stop. What Cosmos DB holds and Postgres lost is kept as
+    dead letters (kind "lost"); then every row and tombstone is published again, above everything that was ever seen.
+    Writers may go on. If it is interrupted, run it again: it goes on.
+    """
+    if nothing_lost and dry_run:
+        msg = "--nothing-lost changes nothing unless it is true; it has no dry run"
+        raise typer.BadParameter(msg)
+    if not (dry_run or yes):
+        question = "Is this the database that is to be the truth, and are the relays of all others stopped?"
+        typer.confirm(question, abort=True, err=True)
+    settings = Settings.load()
+    configure_logging(settings)
+    if nothing_lost:
+        epoch = run_interruptible(_adopt(settings))
+        print(orjson.dumps({"epoch": epoch}).decode() if as_json else f"nothing was lost; epoch {epoch} goes on")
+        return
+    done = run_interruptible(_resync(settings, why or "crossfeed outbox resync", dry_run=dry_run))
+    facts = _facts(done)
+    print(orjson.dumps(facts).decode() if as_json else " ".join(f"{name}={value}" for name, value in facts.items()))
+
+
+async def _resync(settings: Settings, why: str, *, dry_run: bool) -> "Resynced":
+    from functions.bootstrap import bootstrap  # noqa: PLC0415 - what `--help` need not load
+    from outbox.resync import Resync  # noqa: PLC0415 - what `--help` need not load
+
+    async with AsyncExitStack() as stack:
+        application = await stack.enter_async_context(bootstrap(settings))
+        report = stack.enter_context(_progress())
+        one = Resync(application.engine, application.store, application.mappings, settings, report)
+        return await one.plan() if dry_run else await one.run(who=getpass.getuser(), why=why)
+
+
+async def _adopt(settings: Settings) -> int:
+    from functions.bootstrap import bootstrap  # noqa: PLC0415 - what `--help` need not load
+    from outbox.adopt import adopt  # noqa: PLC0415 - what `--help` need not load
+
+    async with bootstrap(settings) as application:
+        return (await adopt(application.engine, application.store, settings)).epoch
+
+
+@contextmanager
+def _progress() -> "Iterator[Callable[[Progress], None]]":
+    """Show each step on stderr, with the time that is left where the total is known."""
+    from rich.console import Console  # noqa: PLC0415 - what `--help` need not load
+    from rich.progress import Progress as Bars  # noqa: PLC0415 - what `--help` need not load
+    from rich.progress import TaskID  # noqa: PLC0415 - what `--help` need not load
+
+    tasks: dict[str, TaskID] = {}
+    with Bars(*Bars.get_default_columns(), console=Console(stderr=True)) as bars:
+
+        def report(progress: "Progress") -> None:
+            if progress.step not in tasks:
+                tasks[progress.step] = bars.add_task(progress.step, total=progress.total or None)
+            bars.update(tasks[progress.step], completed=progress.done, total=progress.total or None)
+
+        yield report
+
+
+def _facts(done: "Resynced") -> dict[str, object]:
+    facts: dict[str, object] = {"phase": done.phase.label, "epoch": done.epoch, "published": done.published}
+    if done.findings is not None:  # one that was resumed does not look again
+        found = done.findings
+        facts |= {"documents": found.documents, "lost_states": found.ahead, "orphans": found.orphans}
+        facts |= {"unreadable": found.unreadable}
+    return facts

@@ -1,0 +1,112 @@
+"""Serves /livez, /readyz and /metrics of a relay on one port, in the relay's own event loop.
+
+/livez    200 as long as the event loop turns, whatever the stores do: restarting cures nothing else
+/readyz   200 while messages flow, else 503; JSON with everything that is wrong
+/metrics  the figures, in Prometheus' text format
+"""
+
+from __future__ import annotations
+
+import socket
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from core.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+
+    from core.settings import Settings
+    from functions.readiness import Readiness
+
+log = structlog.get_logger()
+
+_GRACE_S: Final = 1
+
+
+@asynccontextmanager
+async def serving(settings: Settings, readiness: Readiness) -> AsyncIterator[str | None]:
+    """Serve while the context is open, if CROSSFEED_HTTP_PORT is set; yield the address, such as http://127.0.0.1:8080.
+
+    Raises:
+        ConfigurationError: the extra `http` is not installed, or the address cannot be listened on.
+
+    """
+    if settings.http_port is None:
+        yield None
+        return
+    try:
+        import uvicorn  # noqa: PLC0415 - of the extra `http`
+
+        application = application_of(readiness)
+    except ImportError as error:
+        msg = f"CROSSFEED_HTTP_PORT needs the extra 'http': pip install 'crossfeed[http]' ({error})"
+        raise ConfigurationError(msg) from error
+    with _listener(settings.http_host, settings.http_port) as listener:
+        config = uvicorn.Config(
+            application,
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            timeout_graceful_shutdown=_GRACE_S,
+        )
+        config.load()
+        server = uvicorn.Server(config)
+        server.lifespan = config.lifespan_class(config)
+        # Not `serve()`: it takes the process's signals, which are the relay's; its main loop only looks for them.
+        await server.startup([listener])
+        host, port = listener.getsockname()[:2]
+        address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        log.info("http.listening", address=address)
+        try:
+            yield address
+        finally:
+            await server.shutdown([listener])
+
+
+def application_of(readiness: Readiness) -> Starlette:
+    """Return the ASGI application.
+
+    Raises:
+        ImportError: the extra `http` is not installed.
+
+    """
+    from prometheus_client import CONTENT_TYPE_LATEST, generate_latest  # noqa: PLC0415 - of the extra `http`
+    from starlette.applications import Starlette  # noqa: PLC0415 - of the extra `http`
+    from starlette.responses import JSONResponse, Response  # noqa: PLC0415 - of the extra `http`
+    from starlette.routing import Route  # noqa: PLC0415 - of the extra `http`
+
+    from functions.metrics import registry_of  # noqa: PLC0415 - of the extra `http`
+
+    async def livez(_: Request) -> Response:
+        return JSONResponse({"alive": True})
+
+    async def readyz(_: Request) -> Response:
+        verdict = await readiness.verdict()
+        body = {"ready": verdict.is_ready, "problems": verdict.problems}
+        return JSONResponse(body, status_code=200 if verdict.is_ready else 503)
+
+    async def metrics(_: Request) -> Response:
+        registry = registry_of(readiness.relay, await readiness.verdict())
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    return Starlette(routes=[Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", metrics)])
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        msg = f"CROSSFEED_HTTP_HOST, CROSSFEED_HTTP_PORT: cannot listen on {host}, port {port} ({error.strerror})"
+        raise ConfigurationError(msg) from error

@@ -1,0 +1,157 @@
+"""Judges whether a relay's data path works: leases, both stores, the triggers, and how old the oldest message is.
+
+A process that runs is not enough: a queue that nobody empties under a green health check is what users of similar
+systems suffer from most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+
+from core.cosmos.breaker import BreakerState
+from core.errors import CrossfeedError
+from core.postgres.armed import trigger_problems
+from core.postgres.failures import translated
+from outbox.status import read_status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from core.cosmos.client import CosmosStore
+    from core.cosmos.lanes import WriterState
+    from core.settings import Settings
+    from outbox.health import RelayHealth
+    from outbox.stats import RelayStats
+    from outbox.status import OutboxStatus
+
+T = TypeVar("T")
+
+TIMEOUT_S: Final = 4.0
+"""How long a store may take to answer before it counts as away; probes usually wait 5 s or longer."""
+
+FRESH_S: Final = 1.0
+"""How long an answer is given again, so that many probes cost the stores no more than one."""
+
+
+class WatchedRelay(Protocol):
+    """What is asked of a relay (outbox.relay.Relay); no method waits for a store."""
+
+    stats: RelayStats
+
+    def health(self) -> RelayHealth:
+        """Say how it is."""
+        ...
+
+    def writer_state(self) -> WriterState | None:
+        """Say how its guarded write is doing, None if that keeps no account."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is wrong, nothing when it is ready; and what Postgres said of the outbox, None if it said nothing."""
+
+    problems: tuple[str, ...]
+    outbox: OutboxStatus | None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether messages flow."""
+        return not self.problems
+
+
+class Readiness:
+    """The readiness of one relay.
+
+    Args:
+        settings: `relay_max_lag_s`.
+        engine: the database whose log it reads.
+        store: where it writes.
+        relay: the relay.
+        clock: monotonic seconds.
+
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: AsyncEngine,
+        store: CosmosStore,
+        relay: WatchedRelay,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.relay = relay
+        self._max_lag_s = settings.relay_max_lag_s
+        self._engine = engine
+        self._store = store
+        self._clock = clock
+        self._verdict: tuple[float, Verdict] | None = None
+        self._asking = asyncio.Lock()
+
+    async def verdict(self) -> Verdict:
+        """Ask relay and stores, unless that was done just now. Takes TIMEOUT_S at most; raises nothing."""
+        async with self._asking:
+            if self._verdict is None or self._clock() - self._verdict[0] > FRESH_S:
+                self._verdict = self._clock(), await self._ask()
+            return self._verdict[1]
+
+    async def _ask(self) -> Verdict:
+        problems: list[str] = []
+        postgres, _ = await asyncio.gather(
+            _answer("Postgres", self._ask_postgres(), problems), _answer("Cosmos DB", self._store.ping(), problems)
+        )
+        outbox = None
+        if postgres is not None:
+            outbox, triggers = postgres
+            problems += triggers
+        return Verdict((*self._of_relay(), *problems, *self._of_outbox(outbox)), outbox)
+
+    async def _ask_postgres(self) -> tuple[OutboxStatus, list[str]]:
+        with translated("reading the state of the outbox"):
+            async with self._engine.connect() as connection:
+                await connection.execution_options(isolation_level="AUTOCOMMIT")
+                return await read_status(connection), await trigger_problems(connection)
+
+    def _of_relay(self) -> list[str]:
+        health = self.relay.health()
+        problems = []
+        if health.is_stopping:
+            problems.append("the relay is stopping")
+        if health.lease_left_s <= 0:
+            problems.append("the relay holds no valid lease: its last heartbeat was answered too long ago")
+        if health.pass_age_s is None or health.pass_age_s > self._max_lag_s:
+            since = "none so far" if health.pass_age_s is None else f"the last {health.pass_age_s:.0f} s ago"
+            waiting = f", waiting for {health.last_error}" if health.last_error else ""
+            problems.append(f"the relay finishes no pass: {since}{waiting}")
+        writer = self.relay.writer_state()
+        if writer is not None and writer.breaker is BreakerState.OPEN:
+            names = sorted(
+                name for name, container in writer.containers.items() if container.breaker is BreakerState.OPEN
+            )
+            problems.append(f"the circuit breaker is open: {', '.join(names)}")
+        return problems
+
+    def _of_outbox(self, outbox: OutboxStatus | None) -> list[str]:
+        """Judge the age of what waits; what nobody may send in this phase does not count."""
+        health = self.relay.health()
+        known = [health.oldest_unsent_s, None if outbox is None else outbox.backlog.oldest_s]
+        oldest_s = max((age for age in known if age is not None), default=0.0)
+        if health.waits_for is not None or oldest_s <= self._max_lag_s:
+            return []
+        return [f"the oldest unsent message is {oldest_s:.0f} s old, more than {self._max_lag_s:.0f}"]
+
+
+async def _answer(who: str, question: Coroutine[None, None, T], problems: list[str]) -> T | None:
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            return await question
+    except TimeoutError:
+        problems.append(f"{who} does not answer within {TIMEOUT_S:.0f} s")
+    except CrossfeedError as error:
+        problems.append(f"{who}: {error}")
+    return None
