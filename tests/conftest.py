@@ -11,13 +11,10 @@ import structlog
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
-import migrations
 from core.cosmos.client import CosmosStore, open_cosmos
 from core.domain.mappings import MAPPINGS
-from core.domain.tables import metadata
 from core.local.cosmos import CosmosServer
 from core.mappings import Mappings
-from core.postgres import capture
 from core.postgres.engine import open_engine
 from core.settings import Settings
 from tests import stores
@@ -64,12 +61,7 @@ def template_database(postgres_server: stores.PostgresServer) -> str:
     name = f"template_{uuid.uuid4().hex}"
 
     async def build() -> None:
-        dsn = await postgres_server.create_database(name)
-        async with open_engine(Settings.load(postgres_dsn=dsn)) as engine, engine.begin() as connection:
-            await connection.run_sync(migrations.upgrade)
-            await connection.run_sync(metadata.create_all)
-            for mapping in Mappings(MAPPINGS):
-                await connection.run_sync(capture.install, mapping)
+        await stores.install(await postgres_server.create_database(name))
 
     asyncio.run(build())
     return name

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -24,8 +25,15 @@ from urllib.parse import quote, urlsplit
 import psycopg
 from psycopg import sql
 
+import migrations
+from core.domain.mappings import MAPPINGS
+from core.domain.tables import metadata
 from core.local.cosmos import EMULATOR_KEY
 from core.local.postgres import EmbeddedPostgres
+from core.mappings import Mappings
+from core.postgres import capture
+from core.postgres.engine import open_engine
+from core.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,7 +100,7 @@ def postgres() -> Iterator[PostgresServer]:
         case "given":
             yield GivenPostgres(os.environ["CROSSFEED_POSTGRES_DSN"])
         case _:
-            with EmbeddedPostgres(within=_memory()) as server:
+            with EmbeddedPostgres(within=memory()) as server:
                 yield server
 
 
@@ -115,7 +123,7 @@ def cosmos() -> Iterator[CosmosServer]:
                 yield server
 
 
-def _memory() -> Path | None:
+def memory() -> Path | None:
     """Return a place in memory if there is a roomy one: a copy of the template takes a tenth of its time there."""
     memory = Path("/dev/shm")
     return memory if memory.is_dir() and shutil.disk_usage(memory).free > _ROOM else None
@@ -139,6 +147,21 @@ def _embedded_cosmos() -> Iterator[CosmosServer]:
         process.stdin.close()
         process.wait(10)
         process.stdout.close()
+
+
+async def install(dsn: str) -> None:
+    """Install the schema, the example domain's tables and capture in an empty database."""
+    async with open_engine(Settings.load(postgres_dsn=dsn)) as engine, engine.begin() as connection:
+        await connection.run_sync(migrations.upgrade)
+        await connection.run_sync(metadata.create_all)
+        for mapping in Mappings(MAPPINGS):
+            await connection.run_sync(capture.install, mapping)
+
+
+def free_port() -> int:
+    """Return a TCP port that nobody listens on just now."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
 
 
 def _source() -> str:

@@ -7,6 +7,7 @@ import platform
 import sys
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +16,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from core.settings import Settings
+from core.telemetry import configure_logging
+from functions.cli.running import run
 from tests.bench import cosmos as cosmos_bench
 from tests.bench import cosmos_memory as cosmos_memory_bench
 from tests.bench.cosmos_memory import Load
@@ -26,10 +30,23 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
+MEASURED = {
+    "capture": "What capture costs who writes, without and with a network in between.",
+    "drain": "The whole relay with a sink that does nothing, against COPY.",
+    "sink": "The guarded write to Cosmos DB against the SDK's own replace.",
+    "latency": "From a commit in Postgres to its document in Cosmos DB, at 200 commits a second.",
+    "peers": "Crossfeed against other outboxes, each in an environment of its own.",
+}
+"""Modules beside this one with `async def measure(seconds: float, rounds: int) -> dict[str, float | int | str]`.
+
+`seconds` is how long each figure is measured, cut into `rounds` that alternate; the figures are the rounds' medians.
+"""
+
 
 @app.callback()
 def benches() -> None:
     """Measure on this machine."""
+    configure_logging(Settings.load(log_level="warning"))  # to stderr: stdout is for figures
 
 
 @app.command()
@@ -84,6 +101,28 @@ def cosmos_memory(
     for row in zip(*samples.values(), strict=True):
         table.add_row(f"{row[0].writes:,}", *(f"{sample.resident / 2**20:.1f}" for sample in row))
     Console().print(table)
+
+
+def _register(name: str, about: str) -> None:
+    @app.command(name, help=about)
+    def measured(
+        as_json: AsJson = False,
+        seconds: Annotated[float, typer.Option(help="How long each figure is measured.", min=0.1)] = 15.0,
+        rounds: Annotated[int, typer.Option(help="Into how many alternating rounds that is cut.", min=1)] = 5,
+    ) -> None:
+        with _honest():
+            figures = run(import_module(f"tests.bench.{name}").measure(seconds, rounds))
+        if as_json:
+            print(json.dumps(figures))
+            return
+        table = Table("", "", title=f"median of {rounds} rounds; {machine()}", title_justify="left", show_header=False)
+        for figure, value in figures.items():
+            table.add_row(figure, f"{value:,}" if isinstance(value, int | float) else value)
+        Console().print(table)
+
+
+for _name, _about in MEASURED.items():
+    _register(_name, _about)
 
 
 @contextmanager

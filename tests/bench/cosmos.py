@@ -83,7 +83,7 @@ def batch(signer: Signer, key: int, version: int = 0) -> bytes:
     return signer.request("POST", f"/{DOCS}", "docs", ITEMS, orjson.dumps(operations), headers)
 
 
-def feed_page(signer: Signer, range_id: str, after: bytes) -> bytes:
+def feed_page(signer: Signer, range_id: str, after: bytes, container: str = ITEMS) -> bytes:
     """Return the request for the page of a range's feed that follows an ETag, the first one if it is empty."""
     headers = {
         "A-IM": "Incremental Feed",
@@ -92,7 +92,7 @@ def feed_page(signer: Signer, range_id: str, after: bytes) -> bytes:
     }
     if after:
         headers["If-None-Match"] = after.decode()
-    return signer.request("GET", f"/{DOCS}", "docs", ITEMS, b"", headers)
+    return signer.request("GET", f"/{container}/docs", "docs", container, b"", headers)
 
 
 @dataclass

@@ -42,3 +42,23 @@ def test_a_wrong_answer_ends_a_measurement() -> None:
 
         with pytest.raises(WrongAnswerError, match="got 404"):
             drive(server.endpoint, [missing()])
+
+
+@pytest.mark.chaos
+def test_the_figures_of_capture_come_as_json() -> None:
+    bench = [sys.executable, "-m", "tests.bench", "capture", "--json", "--seconds", "1", "--rounds", "1"]
+    done = subprocess.run(bench, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert {"clients", "bare_tps", "captured_tps", "cost", "rtt_ms", "cost_at_rtt"} <= figures.keys()
+    assert all(figure > 0 for figure in figures.values())
+
+
+@pytest.mark.chaos
+def test_the_figures_of_the_guarded_write_come_as_json() -> None:
+    bench = [sys.executable, "-m", "tests.bench", "sink", "--json", "--seconds", "0.3", "--rounds", "1"]
+    done = subprocess.run(bench, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert {"sdk_documents_per_s", "relay_documents_per_s", "ratio", "batched_documents_per_s"} <= figures.keys()
+    assert all(figure > 0 for figure in figures.values())

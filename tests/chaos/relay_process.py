@@ -1,42 +1,46 @@
-"""Relays as processes of their own: for each line on stdin one more is forked, and its pid printed.
+"""Relays as processes of their own, each the command `crossfeed relay`: for each line on stdin one is forked.
 
-Everything is imported once, before the first fork, so that a test that kills many does not wait for imports.
+Its pid is printed. Everything is imported once, before the first fork, so that a test that kills many does not wait for
+imports.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING
+import traceback
 
-from core.cosmos.client import open_cosmos
-from core.postgres.engine import open_engine
+import outbox.relay  # noqa: F401 - what a relay loads
+from core.errors import CrossfeedError
 from core.settings import Settings
-from core.telemetry import configure_logging
-from outbox.relay import open_relay
-
-if TYPE_CHECKING:
-    from core.mappings import Mappings
+from functions import bootstrap  # noqa: F401 - what a relay loads
+from functions.cli import processes
 
 
-async def relay(settings: Settings, mappings: Mappings) -> None:
-    async with open_engine(settings) as engine, open_cosmos(settings) as store:
-        await open_relay(settings, mappings, engine, store).run(asyncio.Event())
+def relay() -> int:
+    """Run the command; return its exit code."""
+    try:
+        processes.relay()
+    except CrossfeedError as error:
+        print(f"a relay ended: {error}", file=sys.stderr)
+        return 1
+    except BaseException:  # noqa: BLE001 - it goes to the log, where the test looks for it
+        traceback.print_exc()
+        return 70
+    return 0
 
 
 def main() -> None:
-    settings = Settings.load()
-    configure_logging(settings)  # to stderr: stdout is for pids
-    mappings = settings.load_mappings()
+    Settings.load().load_mappings()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the dead are reaped by the kernel
     for _ in sys.stdin:
         pid = os.fork()
         if pid == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            asyncio.run(relay(settings, mappings))
-            os._exit(0)
+            code = relay()
+            sys.stderr.flush()
+            os._exit(code)
         print(pid, flush=True)
 
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import orjson
 from sqlalchemy import text
 
+from core.cosmos.documents import CosmosDocuments
 from core.cosmos.unit_of_work import CosmosUnitOfWork
+from core.events import events_of
 from core.postgres.unit_of_work import PostgresUnitOfWork
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from core.content import Document
     from core.cosmos.client import CosmosStore
     from core.entity import Entity
+    from core.identity import Identity
     from core.mapping import EntityMapping
     from core.mappings import Mappings
     from core.repository import UnitOfWork
@@ -36,6 +39,10 @@ class Db(Protocol):
 
     async def seed(self, mapping: EntityMapping[Any], *documents: Document) -> None:
         """Put documents into the store as they are, old spellings included, by another way than a repository."""
+        ...
+
+    async def events(self, identity: Identity) -> list[str]:
+        """Return what was said in the events of an aggregate that wait for the relay, or the mirror."""
         ...
 
 
@@ -59,6 +66,17 @@ class PostgresDb:
         async with self._engine.begin() as connection:
             await connection.execute(text(statement.replace("::", "\\:\\:")), {"rows": rows})
 
+    async def events(self, identity: Identity) -> list[str]:
+        async with self._engine.connect() as connection:
+            found = await connection.execute(
+                text(
+                    "SELECT event -> 'data' ->> 'email' FROM crossfeed.outbox WHERE event_id IS NOT NULL"
+                    " AND (entity, partition_key, id) = (:entity, :partition_key, :id) ORDER BY seq"
+                ),
+                {"entity": identity.entity, "partition_key": identity.partition_key, "id": identity.id},
+            )
+            return list(found.scalars())
+
     async def empty(self) -> None:
         """Forget everything, tombstones and the outbox included."""
         async with self._engine.begin() as connection:
@@ -81,6 +99,10 @@ class CosmosDb:
     async def seed(self, mapping: EntityMapping[Any], *documents: Document) -> None:
         container = self._store.container(mapping)
         await asyncio.gather(*(container.create_item(document) for document in documents))
+
+    async def events(self, identity: Identity) -> list[str]:
+        document = await CosmosDocuments(self._store, self._mappings).read(identity)
+        return [event["data"]["email"] for event in events_of(document or {}, identity)]
 
 
 async def save(db: Db, *entities: Entity) -> None:

@@ -12,12 +12,13 @@ from structlog.testing import capture_logs
 
 from core.cosmos.client import CosmosStore, open_cosmos
 from core.cosmos.documents import CosmosDocuments
-from core.cosmos.guarded import GuardedWriter, Publish
+from core.cosmos.guarded import GuardedWriter
 from core.cosmos.unit_of_work import CosmosUnitOfWork
 from core.errors import ConfigurationError, StoreUnavailableError
 from core.settings import Settings
 from core.stamp import Stamp
 from tests.cosmos.example import LINES, MAPPINGS, NOTES, Kept, Line, Note, note, note_identity, settings_for
+from tests.cosmos.guarded_steps import publish
 
 if TYPE_CHECKING:
     from core.local.cosmos.server import CosmosServer
@@ -119,6 +120,19 @@ async def test_a_container_that_does_not_fit_is_named_with_the_cure(
         assert expected in await problems(store, NOTES)
 
 
+async def test_what_is_wrong_with_our_own_containers_is_said_to_who_needs_them(server: CosmosServer) -> None:
+    async with open_cosmos(settings_for(server, events_container="Said")) as store:
+        await store.provision([NOTES])
+        await store.check([NOTES], store.own)
+        await store.client.get_database_client(store.database).delete_container("Said")
+        await store.check([NOTES])
+        with pytest.raises(ConfigurationError, match="container 'Said' of domain events does not exist: create"):
+            await store.check([NOTES], store.own)
+        await make(store, "Said", "/id")
+        with pytest.raises(ConfigurationError, match="'Said' of domain events has partition key /id, it must be /subj"):
+            await store.check([NOTES], store.own)
+
+
 async def test_a_container_whose_documents_expire_is_taken_as_it_is(server: CosmosServer) -> None:
     async with open_cosmos(settings_for(server)) as store:
         await make(store, "Notes", "/id", default_ttl=60)
@@ -134,9 +148,7 @@ async def test_a_missing_container_is_no_missing_document(server: CosmosServer) 
         with pytest.raises(StoreUnavailableError, match="container 'Notes' of mapping Note does not exist"):
             await documents.read(note_identity())
         with pytest.raises(StoreUnavailableError, match="does not exist"):
-            await GuardedWriter(store, MAPPINGS, Kept(), 3600, 1).write(
-                [Publish(note_identity(), Stamp(1, 1), note("n1"), loaded_in=1)]
-            )
+            await GuardedWriter(store, MAPPINGS, Kept(), 1).write([publish(note_identity(), Stamp(1, 1), note("n1"))])
         async with CosmosUnitOfWork(store, MAPPINGS, 1) as work:
             await work[Note].add(Note(id="n1"))
             with pytest.raises(StoreUnavailableError, match="does not exist"):

@@ -98,9 +98,9 @@ def test_a_status_is_a_conflict_infrastructure_or_the_documents_fault(
 
 
 def test_the_wait_that_was_asked_for_is_kept_in_seconds() -> None:
-    assert failure_of(http(429, 3200, 1500)) == Unavailable("status 429/3200", 1.5)
-    assert failure_of(http(449, 0, 7)) == Unavailable("status 449", 0.007)
-    assert failure_of(http(429)) == Unavailable("status 429", None)
+    assert failure_of(http(429, 3200, 1500)) == Unavailable("status 429/3200", 1.5, is_busy=True)
+    assert failure_of(http(449, 0, 7)) == Unavailable("status 449", 0.007, is_busy=True)
+    assert failure_of(http(429)) == Unavailable("status 429", None, is_busy=True)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_a_batch_fails_for_the_reason_of_the_guilty_operation() -> None:
     assert failure_of(batch(0, {"statusCode": 412}, innocent)) == Changed()
     assert isinstance(failure_of(batch(0, {"statusCode": 413})), Unacceptable)
     throttled = batch(1, innocent, {"statusCode": 429, "retryAfterMilliseconds": 40})
-    assert failure_of(throttled) == Unavailable("status 429", 0.04)
+    assert failure_of(throttled) == Unavailable("status 429", 0.04, is_busy=True)
     full = batch(0, {"statusCode": 403, "subStatusCode": 1014})
     assert isinstance(failure_of(full), Unacceptable)
 

@@ -20,7 +20,7 @@ from core.local.cosmos.faults import (
 )
 from core.stamp import Stamp
 from tests.cosmos.example import LINES, Line
-from tests.cosmos.guarded_steps import writer_on
+from tests.cosmos.guarded_steps import publish, writer_on
 from tests.cosmos.steps import READING, add, line, once, unit
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ L1 = Identity.of("Line", ["a"], "l1")
 
 def line_state(version: int) -> Publish:
     content = {"id": "l1", "accountId": "a", "Text": str(version), "Code": "c"}
-    return Publish(L1, Stamp(1, version), content, loaded_in=1)
+    return publish(L1, Stamp(1, version), content)
 
 
 def stay_behind(faults: Faults, versions: int) -> None:

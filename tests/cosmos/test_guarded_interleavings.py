@@ -15,6 +15,7 @@ from core.cosmos.guarded import GuardedWriter, Publish, Superseded, Unchanged, W
 from core.envelope import Ours, author_of
 from core.stamp import Stamp
 from tests.cosmos.example import MAPPINGS, NOTES, Kept, note, note_identity
+from tests.cosmos.guarded_steps import publish
 
 if TYPE_CHECKING:
     from core.cosmos.client import CosmosStore
@@ -24,9 +25,9 @@ STAMPS = st.builds(Stamp, st.integers(1, 3), st.integers(1, 4))
 ITEMS = st.lists(st.tuples(st.integers(0, 2), STAMPS, st.booleans()), min_size=1, max_size=24)
 
 
-def publish(run: str, key: int, stamp: Stamp, *, deleted: bool) -> Publish:
+def state_of(run: str, key: int, stamp: Stamp, *, deleted: bool) -> Publish:
     id_ = f"{run}-{key}"
-    return Publish(note_identity(id_), stamp, None if deleted else note(id_, Title=str(stamp)), loaded_in=1)
+    return publish(note_identity(id_), stamp, None if deleted else note(id_, Title=str(stamp)))
 
 
 async def watch(documents: CosmosDocuments, run: str, history: dict[int, list[Stamp]], done: asyncio.Event) -> None:
@@ -54,12 +55,12 @@ async def test_the_newest_state_wins_and_none_is_ever_taken_back(
     chance = random.Random(seed)
     # A stamp names one state: the first of several drawn with the same one counts.
     unique = {(key, stamp): deleted for key, stamp, deleted in reversed(states)}
-    items = [publish(run, key, stamp, deleted=deleted) for (key, stamp), deleted in unique.items()]
+    items = [state_of(run, key, stamp, deleted=deleted) for (key, stamp), deleted in unique.items()]
     newest = {key: max(stamp for k, stamp in unique if k == key) for key, _ in unique}
     if foreign:
         await store.container(NOTES).upsert_item(note(f"{run}-0", Title="foreign"))
     quarantine = Kept()
-    writers = [GuardedWriter(store, MAPPINGS, quarantine, 3600, 4) for _ in range(2)]
+    writers = [GuardedWriter(store, MAPPINGS, quarantine, 4) for _ in range(2)]
 
     async def work(writer: GuardedWriter) -> None:
         mine = items * 2
@@ -92,7 +93,7 @@ async def test_the_newest_state_wins_and_none_is_ever_taken_back(
 
 async def test_the_change_feed_never_shows_a_document_going_back(store: CosmosStore) -> None:
     """The feed is read while two writers replay the same history, shuffled differently."""
-    history = [publish("feed", 0, Stamp(1, version), deleted=version % 5 == 0) for version in range(1, 40)]
+    history = [state_of("feed", 0, Stamp(1, version), deleted=version % 5 == 0) for version in range(1, 40)]
     container = store.container(NOTES)
     [feed_range] = await feed_ranges(container)
     seen: list[Stamp] = []
@@ -102,7 +103,7 @@ async def test_the_change_feed_never_shows_a_document_going_back(store: CosmosSt
         mine = history * 2
         # Nearly in order, as a log that is replayed in parts: so that many states are really written.
         mine.sort(key=lambda item: item.stamp.version + random.Random(seed + item.stamp.version).uniform(-4, 4))
-        writer = GuardedWriter(store, MAPPINGS, Kept(), 3600, 4)
+        writer = GuardedWriter(store, MAPPINGS, Kept(), 4)
         for item in mine:
             await writer.write([item])
 

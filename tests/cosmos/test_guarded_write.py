@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from core.cosmos.guarded import GuardedWriter, Publish, Superseded, Written
+from core.cosmos.guarded import GuardedWriter, Superseded, Written
 from core.envelope import Origin, Ours, author_of
 from core.local.cosmos.faults import Operation
 from core.stamp import Stamp
 from tests.cosmos.example import MAPPINGS, N1, NOTES, Kept, note, note_identity
-from tests.cosmos.guarded_steps import gone, one, state, writer_on
+from tests.cosmos.guarded_steps import gone, one, publish, state, writer_on
 from tests.cosmos.steps import raw
 
 if TYPE_CHECKING:
@@ -106,13 +106,10 @@ async def test_only_the_newest_of_several_states_of_one_document_is_written(
 async def test_the_memory_of_etags_is_bounded_and_forgetting_is_harmless(
     store: CosmosStore, quarantine: Kept, documents: CosmosDocuments
 ) -> None:
-    writer = GuardedWriter(store, MAPPINGS, quarantine, 3600, 8, remember=2)
+    writer = GuardedWriter(store, MAPPINGS, quarantine, 8, remember=2)
     for version in (1, 2, 3):
         await writer.write(
-            [
-                Publish(note_identity(f"n{n}"), Stamp(1, version), note(f"n{n}", Size=version), loaded_in=1)
-                for n in range(5)
-            ]
+            [publish(note_identity(f"n{n}"), Stamp(1, version), note(f"n{n}", Size=version)) for n in range(5)]
         )
-    assert len(writer._seen) == 2
+    assert len(writer._views) == 2
     assert [(await raw(documents, note_identity(f"n{n}")))["Size"] for n in range(5)] == [3] * 5

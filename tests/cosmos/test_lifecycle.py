@@ -15,13 +15,14 @@ import pytest
 from core.cosmos.client import open_cosmos
 from core.cosmos.documents import CosmosDocuments
 from core.cosmos.feed import feed_ranges, pages
-from core.cosmos.guarded import GuardedWriter, Publish
+from core.cosmos.guarded import GuardedWriter
 from core.errors import ConfigurationError, DocumentRefusedError, StoreUnavailableError
 from core.identity import Identity
 from core.local.cosmos.faults import Constant, Delay, Hold, Match, Operation, Refuse, Rule
 from core.query import Query
 from core.stamp import Stamp
 from tests.cosmos.example import LINES, MAPPINGS, NOTES, Kept, Line, Note, note, note_identity, settings_for
+from tests.cosmos.guarded_steps import publish
 from tests.cosmos.steps import add, line, once, unit
 
 if TYPE_CHECKING:
@@ -41,8 +42,8 @@ async def adding_a_batch(store: CosmosStore) -> None:
 
 
 async def publishing(store: CosmosStore) -> None:
-    writer = GuardedWriter(store, MAPPINGS, Kept(), 3600, 4)
-    await writer.write([Publish(note_identity(f"p{n}"), Stamp(1, 1), note(f"p{n}"), loaded_in=1) for n in range(8)])
+    writer = GuardedWriter(store, MAPPINGS, Kept(), 4)
+    await writer.write([publish(note_identity(f"p{n}"), Stamp(1, 1), note(f"p{n}")) for n in range(8)])
 
 
 async def getting(store: CosmosStore) -> None:

@@ -15,12 +15,13 @@ import pytest
 from core.cosmos.client import open_cosmos
 from core.cosmos.documents import CosmosDocuments
 from core.cosmos.feed import feed_ranges, pages
-from core.cosmos.guarded import GuardedWriter, Publish, Written
+from core.cosmos.guarded import GuardedWriter, Written
 from core.errors import StoreUnavailableError
 from core.identity import Identity
 from core.local.cosmos.faults import ByVersions, Lag, Match, Operation, Rule
 from core.stamp import Stamp
 from tests.cosmos.example import MAPPINGS, NOTES, Kept, Line, Note, note, note_identity, settings_for
+from tests.cosmos.guarded_steps import publish
 from tests.cosmos.steps import add, line, unit
 
 if TYPE_CHECKING:
@@ -67,9 +68,9 @@ async def test_a_read_after_the_first_write_of_a_container_is_not_sent_with_the_
     for n in range(5):
         await add(fresh_store, Note(id=f"n{n}"))
     if first == "guarded":
-        writer = GuardedWriter(fresh_store, MAPPINGS, Kept(), 3600, 1)
+        writer = GuardedWriter(fresh_store, MAPPINGS, Kept(), 1)
         content = {"id": "l1", "accountId": "a", "Text": "", "Code": "l1"}
-        [outcome] = await writer.write([Publish(Identity.of("Line", ["a"], "l1"), Stamp(1, 1), content, loaded_in=1)])
+        [outcome] = await writer.write([publish(Identity.of("Line", ["a"], "l1"), Stamp(1, 1), content)])
         assert isinstance(outcome, Written)
     else:
         await add(fresh_store, *([line("l1")] if first == "add" else [line("l1"), line("l2")]))

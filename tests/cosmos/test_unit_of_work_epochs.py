@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from core.cosmos.guarded import GuardedWriter, Publish
+from core.cosmos.guarded import GuardedWriter
 from core.envelope import Ours, author_of
 from core.errors import (
     PrimaryMovedError,
 )
 from core.stamp import Stamp
 from tests.cosmos.example import MAPPINGS, N1, NOTES, Kept, Note, note, note_identity
+from tests.cosmos.guarded_steps import publish
 from tests.cosmos.steps import have, raw, unit
 
 if TYPE_CHECKING:
@@ -23,10 +24,8 @@ if TYPE_CHECKING:
 async def test_a_unit_of_an_older_epoch_does_not_write_over_a_newer_one(
     store: CosmosStore, documents: CosmosDocuments, quarantine: Kept
 ) -> None:
-    writer = GuardedWriter(store, MAPPINGS, quarantine, 3600, 1)
-    await writer.write(
-        [Publish(N1, Stamp(5, 1), note(), loaded_in=1), Publish(note_identity("n2"), Stamp(5, 1), None, loaded_in=1)]
-    )
+    writer = GuardedWriter(store, MAPPINGS, quarantine, 1)
+    await writer.write([publish(N1, Stamp(5, 1), note()), publish(note_identity("n2"), Stamp(5, 1), None)])
     async with unit(store, epoch=4) as work:
         entity = await work[Note].get_by_id("n1")
         assert entity is not None

@@ -128,7 +128,8 @@ def test_local_boots_both_stores_prints_settings_keeps_its_directory_and_leaves_
     with sync_client(printed["CROSSFEED_COSMOS_ENDPOINT"], printed["CROSSFEED_COSMOS_KEY"]) as client:
         client.get_database_client("kept").get_container_client("items").read_item("a", "a")
         containers = [found["id"] for found in client.get_database_client("crossfeed").list_containers()]
-    assert sorted(containers) == ["Accounts", "GameSessions", "PendingSignups", "UserProfiles"]
+    own = ["crossfeed-control", "crossfeed-events"]
+    assert sorted(containers) == ["Accounts", "GameSessions", "PendingSignups", "UserProfiles", *own]
     process.send_signal(signal.SIGTERM)
     output, errors = process.communicate(timeout=20)
     assert (process.returncode, output) == (0, ""), errors

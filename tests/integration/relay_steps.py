@@ -25,12 +25,15 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from core.content import Document
     from core.cosmos.client import CosmosStore
     from core.identity import Identity
     from core.mapping import EntityMapping
     from core.phases import PhaseRow
+    from core.postgres.held import Held
     from core.settings import Settings
     from core.stamp import Stamp
+    from outbox.relay import Relay
 
 
 async def make_primary(engine: AsyncEngine, phase: Phase = Phase.DUAL_WRITE_POSTGRES_READ) -> PhaseRow:
@@ -42,6 +45,17 @@ async def run(engine: AsyncEngine, *statements: str) -> None:
     for statement in statements:
         async with engine.begin() as connection:
             await connection.exec_driver_sql(statement)
+
+
+async def falls_silent(engine: AsyncEngine, relay: Relay) -> None:
+    """Stop a relay's heart, as SIGSTOP does, and let its lease run out; `del relay.leases.renew_if_due` wakes it."""
+
+    async def nothing() -> None:
+        pass
+
+    await relay.leases.renew_if_due()  # after one that is under way
+    relay.leases.renew_if_due = nothing  # type: ignore[method-assign]
+    await run(engine, f"UPDATE crossfeed.relay SET expires_at = '-infinity' WHERE relay = '{relay.leases.relay_id}'")
 
 
 async def connect(settings: Settings) -> psycopg.AsyncConnection[Any]:
@@ -94,13 +108,28 @@ class MemorySink:
     history: list[Publish] = field(default_factory=list)
     before: Callable[[Publish], None] | None = None
 
-    async def write(self, items: Sequence[Publish]) -> list[Outcome]:
-        return [await self._one(item) for item in items]
+    async def write(
+        self,
+        items: Sequence[Publish],
+        *,
+        check: Callable[[], None],
+        on_outcome: Callable[[Publish, Outcome], None],
+        backlog: bool = False,
+    ) -> list[Outcome]:
+        return [await self._one(item, check, on_outcome) for item in items]
 
-    async def _one(self, item: Publish) -> Outcome:
+    async def _one(
+        self, item: Publish, check: Callable[[], None], on_outcome: Callable[[Publish, Outcome], None]
+    ) -> Outcome:
         await asyncio.sleep(0)
+        check()
         if self.before is not None:
             self.before(item)
+        outcome = self._take(item)
+        on_outcome(item, outcome)
+        return outcome
+
+    def _take(self, item: Publish) -> Outcome:
         known = self.states.get(item.identity)
         if known is not None and known.stamp >= item.stamp:
             return Unchanged("e") if known.stamp == item.stamp else Superseded(known.stamp)
@@ -116,19 +145,21 @@ async def differences(
     async with engine.connect() as connection:
         held = await read_held(connection, mapping, identities)
     documents = CosmosDocuments(store, Mappings([mapping]))
-    wrong = []
-    for item in held:
-        found = await documents.read(item.identity)
-        row = item.live_row
-        if found is None:
-            wrong.append(f"{item.identity}: missing")
-            continue
-        author = author_of(found)
-        if not isinstance(author, Ours) or author.stamp != item.stamp or is_deleted(found) != (row is None):
-            wrong.append(f"{item.identity}: {author} instead of {item.stamp}")
-        elif row is not None and content_hash(row.document(mapping)) != content_hash(found):
-            wrong.append(f"{item.identity}: other content")
-    return wrong
+    found = [await documents.read(item.identity) for item in held]
+    return [wrong for item, document in zip(held, found, strict=True) if (wrong := difference(mapping, item, document))]
+
+
+def difference(mapping: EntityMapping[Any], item: Held, found: Document | None) -> str | None:
+    """Compare what Postgres holds of an identity with the document that Cosmos DB holds."""
+    row = item.live_row
+    if found is None:
+        return f"{item.identity}: missing"
+    author = author_of(found)
+    if not isinstance(author, Ours) or author.stamp != item.stamp or is_deleted(found) != (row is None):
+        return f"{item.identity}: {author} instead of {item.stamp}"
+    if row is not None and content_hash(row.document(mapping)) != content_hash(found):
+        return f"{item.identity}: other content"
+    return None
 
 
 class Feed:

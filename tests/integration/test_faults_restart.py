@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import sys
 from collections import defaultdict
 from functools import partial
@@ -21,7 +20,7 @@ from core.local.cosmos import EMULATOR_KEY
 from core.phases import Phase
 from outbox.relay import open_relay
 from tests.integration.relay_steps import Feed, differences, letters, make_primary, run, until
-from tests.stores import CosmosServer
+from tests.stores import CosmosServer, free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -40,9 +39,7 @@ KILLS = [1, pytest.param(6, marks=[pytest.mark.chaos, pytest.mark.timeout(120)])
 @pytest.fixture
 def cosmos_server() -> CosmosServer:
     """Where a server will be: it is started by the tests, at the same port each time."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    return CosmosServer(f"http://127.0.0.1:{port}/", EMULATOR_KEY)
+    return CosmosServer(f"http://127.0.0.1:{free_port()}/", EMULATOR_KEY)
 
 
 class Killed:

@@ -99,7 +99,7 @@ async def delivered(engine: AsyncEngine, settings: Settings, sink: MemorySink) -
     await relay.drain()
     assert relay.stats.dead_lettered == 0
     return {
-        identity.id: (item.content["guest"] if item.content is not None else None, item.stamp.version)
+        identity.id: (None if item.deleted else item.document["guest"], item.stamp.version)
         for identity, item in sink.states.items()
     }
 
@@ -187,7 +187,7 @@ async def test_a_statement_on_a_child_table_bumps_each_root_once(installed: Asyn
     assert sorted((item.id, item.version) for item in (await logged(installed))[3:]) == bumps
     sink = MemorySink()
     await Relay(settings, MAPPED, installed, sink).drain()
-    lines = {identity.id: item.content and item.content["lines"] for identity, item in sink.states.items()}
+    lines = {identity.id: item.document["lines"] for identity, item in sink.states.items()}
     assert lines == {"o1": [{"item": "w"}, {"item": "w"}], "o2": [], "o3": [{"item": "w"}]}
 
 

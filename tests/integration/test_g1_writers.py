@@ -219,3 +219,22 @@ async def test_a_message_holds_the_key_and_nothing_else_of_the_row(engine: Async
     async with engine.connect() as connection:
         text = (await connection.exec_driver_sql("SELECT to_json(o)::text FROM crossfeed.outbox o")).scalar_one()
     assert "secret" not in text
+
+
+async def test_what_the_mirror_writes_is_neither_stamped_nor_logged_while_postgres_is_primary_too(
+    engine: AsyncEngine,
+) -> None:
+    await make_primary(engine)
+    await run(engine, "INSERT INTO accounts (id) VALUES ('a'), ('b')")
+    before = await logged(engine)
+    async with engine.begin() as connection:
+        await connection.exec_driver_sql("SELECT set_config('crossfeed.mirroring', 'on', true)")
+        await connection.exec_driver_sql(
+            "INSERT INTO accounts (id, crossfeed_epoch, crossfeed_version) VALUES ('c', 7, 40)"
+        )
+        await connection.exec_driver_sql("UPDATE accounts SET email = 'x', crossfeed_version = 9 WHERE id = 'a'")
+        await connection.exec_driver_sql("DELETE FROM accounts WHERE id = 'b'")
+    assert await logged(engine) == before
+    assert await versions(engine, "accounts") == {"a": 9, "c": 40}
+    await run(engine, "UPDATE accounts SET email = 'y'")
+    assert len(await logged(engine)) == len(before) + 2

@@ -81,7 +81,7 @@ async def test_a_document_that_is_refused_is_a_dead_letter_and_holds_back_only_i
 ) -> None:
     await make_primary(engine)
     accounts = mappings.named("Account")
-    relay = open_relay(settings, mappings, engine, cosmos)
+    relay = open_relay(settings.model_copy(update={"relay_attempts": 1}), mappings, engine, cosmos)
     async with engine.begin() as connection:
         for number, statement in enumerate(BAD.values()):
             await connection.exec_driver_sql(statement)

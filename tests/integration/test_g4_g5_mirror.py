@@ -65,8 +65,8 @@ async def publish(steps: Steps, id_: str, quarantine: NoQuarantine | None = None
     """Do what the relay does for one identity, with the state of now."""
     identity = steps.mapping.identity_of(id_, id_)
     async with steps.engine.connect() as connection:
-        loaded = await load(connection, steps.mappings, [identity], await steps.phase())
-    await GuardedWriter(steps.store, steps.mappings, quarantine or NoQuarantine(), 3600, 4).write(loaded.publish)
+        loaded = await load(connection, steps.mappings, [identity], await steps.phase(), 3600)
+    await GuardedWriter(steps.store, steps.mappings, quarantine or NoQuarantine(), 4).write(loaded.publish)
     await steps.watch()
 
 

@@ -14,10 +14,21 @@ from core.postgres.held import read_held
 from outbox.quarantine import LetterQuarantine
 from outbox.relay import Relay, open_relay
 from outbox.stats import RelayStats
-from tests.integration.relay_steps import MemorySink, connect, differences, logged, make_primary, run, until, versions
+from tests.integration.relay_steps import (
+    MemorySink,
+    connect,
+    differences,
+    falls_silent,
+    logged,
+    make_primary,
+    run,
+    until,
+    versions,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -37,10 +48,10 @@ class SleepingSink:
         self.asleep = asyncio.Event()
         self.wake = asyncio.Event()
 
-    async def write(self, items: Sequence[Publish]) -> list[Outcome]:
+    async def write(self, items: Sequence[Publish], *, check: Any, **how: Any) -> list[Outcome]:
         self.asleep.set()
         await self.wake.wait()
-        return await self._writer.write(items)
+        return await self._writer.write(items, **how)
 
 
 async def test_a_message_that_comes_after_the_delete_changes_nothing(
@@ -70,13 +81,15 @@ async def test_a_relay_that_slept_through_the_delete_does_not_resurrect_the_docu
     await make_primary(engine)
     accounts = mappings.named("Account")
     stats = RelayStats()
-    sink = SleepingSink(GuardedWriter(cosmos, mappings, LetterQuarantine(engine, mappings, stats), 3600, 8))
+    sink = SleepingSink(GuardedWriter(cosmos, mappings, LetterQuarantine(engine, mappings, stats), 8))
     zombie = Relay(settings, mappings, engine, sink, stats)
     await run(engine, "INSERT INTO accounts (id) VALUES ('a')")
     sleeping = asyncio.ensure_future(zombie.drain())
     await sink.asleep.wait()
+    await falls_silent(engine, zombie)
     await run(engine, "DELETE FROM accounts")
     await open_relay(settings, mappings, engine, cosmos).drain()
+    del zombie.leases.renew_if_due
     sink.wake.set()
     await sleeping
     assert await differences(engine, cosmos, accounts, [accounts.identity_of("a", "a")]) == []

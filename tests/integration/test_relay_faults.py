@@ -21,7 +21,7 @@ from core.phases import Phase
 from core.postgres import capture
 from core.postgres.guarded import apply_documents
 from core.postgres.phases import read_phase
-from outbox import current_state, passes
+from outbox import current_state, states
 from outbox.delivery import PassTooOldError
 from outbox.relay import Relay, open_relay
 from tests.integration.relay_steps import MemorySink, differences, letters, make_primary, run, until
@@ -128,7 +128,7 @@ async def test_a_pass_that_does_not_end_is_given_up_after_the_grace_time(
     class Hanging:
         reached = asyncio.Event()
 
-        async def write(self, items: Any) -> Any:
+        async def write(self, items: Any, **_: Any) -> Any:
             self.reached.set()
             await asyncio.Event().wait()
 
@@ -166,7 +166,7 @@ async def test_a_pass_older_than_half_a_tombstones_life_is_dropped_and_read_agai
     await run(engine, "DELETE FROM accounts WHERE id = 'c'")
     await relay.drain()
     assert sorted(sent) == ["a", "b", "c"]
-    assert {identity.id for identity, item in sink.states.items() if item.content is None} == {"c"}
+    assert {identity.id for identity, item in sink.states.items() if item.deleted} == {"c"}
 
 
 async def test_a_message_without_a_mapping_stops_the_relay_and_stays_in_the_log(
@@ -236,7 +236,8 @@ async def test_a_key_that_cannot_even_be_read_back_holds_back_only_itself(
             VALUES (0, 'Reading', '["no number"]', 'text', 1, 1, false), (0, 'Reading', '[1,2]', 'two', 1, 1, false)""",
     )
     sink = MemorySink()
-    await Relay(settings, Mappings([READINGS]), engine, sink).drain()
+    impatient = settings.model_copy(update={"relay_attempts": 1})
+    await Relay(impatient, Mappings([READINGS]), engine, sink).drain()
     assert sorted(str(item.identity) for item in sink.history) == [
         "Reading [1] 'a'",
         "Reading [2.5] 'b'",
@@ -294,7 +295,7 @@ async def test_an_epoch_that_is_opened_while_a_batch_is_loaded_drops_the_pass(
         await make_primary(engine, Phase.DUAL_WRITE_COSMOS_READ)
         return await current_state.load(*arguments)
 
-    monkeypatch.setattr(passes, "load", late)
+    monkeypatch.setattr(states, "load", late)
     with pytest.raises(ConflictError):
         await Relay(settings, mappings, engine, sink).run_once()
     assert sink.history == []

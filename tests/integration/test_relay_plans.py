@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from outbox.cursor import Cursor, SlotGroup
-from outbox.log_reader import DELTA, FIRST, PAGE, WINDOW_PAGES, delta_parameters, page_parameters, read_batch
+from outbox.cursor import Carries, Cursor, SlotGroup
+from outbox.log_reader import FIRST, WINDOW_PAGES, delta, delta_parameters, page, page_parameters, read_batch
 from outbox.snapshot import Snapshot
 from tests.integration.relay_steps import connect, make_primary
 
@@ -95,7 +95,7 @@ async def test_the_hot_queries_never_scan_the_log(log: AsyncEngine) -> None:
         figures = {}
         for name, seen in cursors.items():
             group = SlotGroup(SLOTS, Cursor(seen))
-            plan = await explain(connection, DELTA, delta_parameters(group, 501))
+            plan = await explain(connection, delta(Carries.STATES), delta_parameters(group, 501))
             assert {node["Node Type"] for node in on_log(plan)} <= {"Index Scan", "Bitmap Heap Scan"}, name
             figures[name] = looked_at(plan)
         assert figures["nothing is new"] == 0
@@ -108,7 +108,7 @@ async def test_the_hot_queries_never_scan_the_log(log: AsyncEngine) -> None:
 async def pages(connection: AsyncConnection, first: int, now: Snapshot) -> None:
     behind = SlotGroup(SLOTS, Cursor(Snapshot(first, now.xmax - 5000, (first + 5,)), now, RETAINED - 5001))
     until = behind.cursor.position + 501 * WINDOW_PAGES
-    plan = await explain(connection, PAGE, page_parameters(behind, behind.cursor, until, 501))
+    plan = await explain(connection, page(Carries.STATES), page_parameters(behind, behind.cursor, until, 501))
     assert {node["Node Type"] for node in on_log(plan)} <= {"Index Scan", "Bitmap Heap Scan"}
     assert looked_at(plan) <= 501 * WINDOW_PAGES
     plan = await explain(connection, FIRST, delta_parameters(behind, 0))

@@ -9,10 +9,12 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import assume, given
+import rfc8785
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from core.content import MAX_DEPTH, check_content, content_hash, content_of, load_exact
+from core import content as content_module
+from core.content import MAX_DEPTH, check_content, content_hash, content_of, is_plain, load_exact, plain_canonical
 from core.errors import DocumentRefusedError
 from core.projection import same_json
 from tests.unit.strategies import as_cosmos, as_jsonb, contents, floats, integers, texts, values
@@ -86,6 +88,44 @@ def test_the_scheme_is_pinned() -> None:
     """A hash that changes makes every stored document a foreign one: give the new scheme another number."""
     document = {"id": "acc-1", "Email": "ann@example.com", "Tags": ["a", 1, None], "crossfeed": {"epoch": 3}}
     assert content_hash(document) == "1:46cd3f227795aff141ec0b0e85d90c9d"
+
+
+_SPREAD = st.recursive(
+    values | st.sampled_from([1e15, 1e16, 1e-5, 9e-6, 0.1, 123456789.125, 2**53 - 1, -(2**53) + 1]),
+    lambda inner: st.dictionaries(texts | st.sampled_from(["\uffee", "😀", "é", "\x7f"]), inner, max_size=4),
+)
+
+
+@given(_SPREAD)
+@example({"\uffee": 1, "😀": 2})
+@example([1e15, 1e16, 1e-5, 9e-6, 1e21, 1e-7, 123456789012345.6])
+@example('\x00\x08\t\n\x0b\x0c\r\x1f\x7f\u2028"\\/')
+def test_what_is_plain_is_spelled_as_rfc_8785_spells_it(value: Any) -> None:
+    if is_plain(value):
+        assert plain_canonical(value) == rfc8785.dumps(value)
+
+
+@given(_SPREAD, st.sampled_from(["", "\0", "\ud800"]))
+def test_the_quick_look_takes_nothing_that_is_refused_and_hashes_nothing_otherwise(value: Any, end: str) -> None:
+    document = {"id": "a", "v": value, "w": f"x{end}"}
+
+    def judged() -> tuple[bool, str | None]:
+        try:
+            check_content(document)
+        except DocumentRefusedError:
+            return False, None
+        return True, content_hash(document)
+
+    quick = judged()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(content_module, "is_plain", lambda *_: False)
+        assert judged() == quick
+
+
+def test_plain_is_only_what_json_reads_back() -> None:
+    for value in (1.0, 1e-7, 2**53, (1,), {1: 2}, b"x", object(), float("nan"), float("inf"), _nested(MAX_DEPTH + 1)):
+        assert not is_plain(value)
+    assert is_plain(_nested(MAX_DEPTH))
 
 
 @given(contents)

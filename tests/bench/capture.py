@@ -1,0 +1,176 @@
+"""Measures what capture costs who writes: the same upsert into a captured table and into a bare one.
+
+The clients are psycopg's, in two processes on the machine of the server, which syncs every commit to its disk. The
+rounds alternate between the two tables; then again with a network in between; then with pgbench, a client that costs
+next to nothing and so makes the most of what the server does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import psycopg
+import sqlalchemy as sa
+
+import migrations
+from core.entity import Entity
+from core.local.postgres import EmbeddedPostgres
+from core.local.postgres_home import installed_programs
+from core.mapping import EntityMapping
+from core.phases import Phase
+from core.postgres import capture
+from core.postgres.engine import open_engine
+from core.postgres.phases import open_phase
+from core.settings import Settings
+from tests.bench.capture_client import PAYLOAD
+from tests.bench.slow_network import slow_network
+from tests.bench.wire import WrongAnswerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CLIENTS = 8
+PROCESSES = 2
+DURABLE = {"fsync": "on", "full_page_writes": "on", "max_wal_size": "8GB"}
+RTT_MS = 0.7
+ROWS = 100_000
+"""Keys of each table: enough that two clients seldom want the same row."""
+
+PGBENCH = r"""
+\set key random(1, {rows})
+INSERT INTO {table} AS t (id, name, visits, notes) VALUES ('customer-' || :key, 'Ada Lovelace', 1, '{payload}')
+    ON CONFLICT (id) DO UPDATE SET name = excluded.name, visits = t.visits + 1, notes = excluded.notes;
+"""
+_TPS = re.compile(r"tps = ([0-9.]+)")
+
+
+class Customer(Entity):
+    """What is written."""
+
+    name: str
+    visits: int
+    notes: str
+
+
+def _table(name: str) -> sa.Table:
+    return sa.Table(
+        name,
+        sa.MetaData(),
+        sa.Column("id", sa.Text, primary_key=True),
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("visits", sa.Integer, nullable=False),
+        sa.Column("notes", sa.Text, nullable=False),
+    )
+
+
+CAPTURED = EntityMapping(Customer, table=_table("captured"), container="Customers", partition_key="/id")
+TABLES = ("bare", "captured")
+
+
+async def measure(seconds: float, rounds: int) -> dict[str, float]:
+    """Return transactions per second and what capture costs: on loopback, with a network in between, with pgbench."""
+    async with EmbeddedPostgres(settings=DURABLE) as server:
+        dsn = await server.create_database("bench")
+        await _prepare(dsn)
+        near = await asyncio.to_thread(_rounds, _psycopg, dsn, seconds, rounds)
+        address = urlsplit(dsn)
+        with slow_network(str(address.hostname), address.port or 0, RTT_MS) as port:
+            far_dsn = address._replace(netloc=f"{address.netloc.rpartition(':')[0]}:{port}").geturl()
+            far = await asyncio.to_thread(_rounds, _psycopg, far_dsn, seconds, rounds)
+        raw = await asyncio.to_thread(_rounds, _pgbench, dsn, seconds, rounds)
+        await _check(dsn)
+    return {
+        "clients": CLIENTS,
+        "bare_tps": round(near["bare"]),
+        "captured_tps": round(near["captured"]),
+        "cost": round(near["bare"] / near["captured"], 3),
+        "rtt_ms": RTT_MS,
+        "bare_tps_at_rtt": round(far["bare"]),
+        "captured_tps_at_rtt": round(far["captured"]),
+        "cost_at_rtt": round(far["bare"] / far["captured"], 3),
+        "bare_tps_of_pgbench": round(raw["bare"]),
+        "captured_tps_of_pgbench": round(raw["captured"]),
+        "cost_of_pgbench": round(raw["bare"] / raw["captured"], 3),
+    }
+
+
+async def _prepare(dsn: str) -> None:
+    """Make both tables, alike but for the capture, and fill them."""
+    async with open_engine(Settings.load(postgres_dsn=dsn)) as engine:
+        async with engine.begin() as connection:
+            await connection.run_sync(migrations.upgrade)
+            for name in TABLES:
+                await connection.run_sync(_table(name).create)
+            await connection.run_sync(capture.install, CAPTURED)
+        await open_phase(engine, Phase.DUAL_WRITE_POSTGRES_READ, who="bench", why="bench")
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        for name in TABLES:
+            await connection.execute(
+                f"INSERT INTO {name} SELECT 'customer-' || n, 'Ada', 1, '{PAYLOAD}' FROM generate_series(1, {ROWS}) n"
+            )
+        await connection.execute("VACUUM ANALYZE")
+
+
+def _rounds(write: Callable[[str, str, float], float], dsn: str, seconds: float, rounds: int) -> dict[str, float]:
+    """Return the median of the transactions per second of each table."""
+    found: dict[str, list[float]] = {name: [] for name in TABLES}
+    for number in range(rounds):
+        for name in TABLES if number % 2 else reversed(TABLES):
+            found[name].append(write(dsn, name, seconds / rounds))
+        figures = ", ".join(f"{name} {tps[-1]:,.0f}" for name, tps in found.items())
+        print(f"{write.__name__[1:]}, round {number + 1} of {rounds}: transactions/s {figures}", file=sys.stderr)
+    return {name: statistics.median(tps) for name, tps in found.items()}
+
+
+def _psycopg(dsn: str, table: str, seconds: float) -> float:
+    arguments = [dsn, table, str(ROWS), str(CLIENTS // PROCESSES), str(seconds)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.bench.capture_client", *arguments], stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(PROCESSES)
+    ]
+    said = [process.communicate()[0] for process in processes]
+    if any(process.returncode for process in processes):
+        msg = f"a client of table {table} failed"
+        raise WrongAnswerError(msg)
+    return sum(map(float, said))
+
+
+def _pgbench(dsn: str, table: str, seconds: float) -> float:
+    with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
+        script.write(PGBENCH.format(table=table, rows=ROWS, payload=PAYLOAD))
+        script.flush()
+        done = subprocess.run(
+            [
+                installed_programs() / "pgbench",
+                *("--no-vacuum", "--protocol=prepared", f"--client={CLIENTS}", "--jobs=2"),
+                *(f"--time={max(1, round(seconds))}", "--file", script.name, dsn),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    tps = _TPS.search(done.stdout)
+    if done.returncode or tps is None:
+        raise WrongAnswerError(done.stderr.strip())
+    return float(tps[1])
+
+
+async def _check(dsn: str) -> None:
+    """Every write of the captured table has its message; without that the figures are of something else."""
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        cursor = await connection.execute(
+            "SELECT (SELECT sum(visits) FROM captured), (SELECT count(*) FROM crossfeed.outbox)"
+        )
+        row = await cursor.fetchone()
+    if row is None or row[0] != row[1]:
+        msg = f"writes and messages: {row}"
+        raise WrongAnswerError(msg)
