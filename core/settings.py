@@ -44,7 +44,7 @@ class Settings(BaseSettings):
     )
     tombstone_ttl_s: int = Field(30 * DAY, ge=3600, description="seconds a tombstone lives in Cosmos DB")
 
-    relay_page_size: int = Field(500, ge=1, le=10_000, description="outbox messages per page")
+    relay_page_size: int = Field(2000, ge=1, le=10_000, description="outbox messages per page")
     relay_concurrency: int = Field(32, ge=1, le=512, description="concurrent writes to Cosmos DB")
     relay_poll_min_ms: int = Field(2, ge=1, description="pause between two polls while there is work")
     relay_poll_max_ms: int = Field(100, ge=1, description="pause between two polls when idle")

@@ -36,3 +36,5 @@ def configure_logging(settings: Settings) -> None:
     )
     # The SDK logs whole requests, headers included, at INFO.
     logging.getLogger("azure").setLevel(logging.ERROR)
+    # A connection that was lost is thrown away with a traceback; whoever used it says what became of that.
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)

@@ -6,20 +6,23 @@ in one statement per entity type, later than the batch was: what is read is at l
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import DBAPIError
 
 from core.content import load_exact
-from core.cosmos.publish import Publish, Refused
+from core.cosmos.publish import Publish, Refused, publish_state
 from core.errors import DocumentRefusedError, PrimaryMovedError
 from core.postgres.failures import describe, driver_error, is_documents_fault
-from core.postgres.held import Held, HeldRow, read_held
+from core.postgres.held import Held, HeldRow, HeldTombstone, Record, held_of, read_records
 from core.postgres.phases import read_phase
+from core.shortcut import Shortcut, shortcut_of
+from core.stamp import Stamp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -27,6 +30,12 @@ if TYPE_CHECKING:
     from core.mapping import EntityMapping
     from core.mappings import Mappings
     from core.phases import PhaseRow
+
+
+_PART = 500
+"""How many documents one statement reads."""
+_SLICE = 50
+"""How many documents are made before other tasks get their turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +61,11 @@ class Loaded:
 
 
 async def load(
-    connection: AsyncConnection, mappings: Mappings, identities: Iterable[Identity], phase: PhaseRow
+    connection: AsyncConnection,
+    mappings: Mappings,
+    identities: Iterable[Identity],
+    phase: PhaseRow,
+    tombstone_ttl_s: int,
 ) -> Loaded:
     """Load the current state of documents.
 
@@ -61,6 +74,7 @@ async def load(
         mappings: of everything in the log.
         identities: each once.
         phase: as it was when the batch was read.
+        tombstone_ttl_s: how long the documents of deleted ones will live, in seconds.
 
     Raises:
         PrimaryMovedError: phase or epoch is another by now, so what was loaded is not this primary's.
@@ -71,16 +85,10 @@ async def load(
     by_entity: dict[str, list[Identity]] = {}
     loaded = Loaded(phase.epoch)
     for identity in identities:
-        try:
-            load_exact(identity.partition_key)
-        except DocumentRefusedError as error:  # Python would round it, and then find no row: a silent loss
-            loaded.refused[identity] = Refused(None, f"the partition key: {error}")
-        else:
+        if identity.has_text_key or _is_exact(identity, loaded):
             by_entity.setdefault(identity.entity, []).append(identity)
     for entity, of_entity in by_entity.items():
-        mapping = mappings.named(entity)
-        for held in await _read(connection, mapping, of_entity, loaded):
-            _take(mapping, held, loaded)
+        await _load_all(connection, mappings.named(entity), of_entity, loaded, tombstone_ttl_s)
     # Epochs only grow: if it is the same after the rows were read, it was the same while they were.
     now = await read_phase(connection)
     if (now.phase, now.epoch) != (phase.phase, phase.epoch):
@@ -89,37 +97,111 @@ async def load(
     return loaded
 
 
+def _is_exact(identity: Identity, loaded: Loaded) -> bool:
+    try:
+        load_exact(identity.partition_key)
+    except DocumentRefusedError as error:  # Python would round it, and then find no row: a silent loss
+        loaded.refused[identity] = Refused(None, f"the partition key: {error}")
+        return False
+    return True
+
+
 def publish_row(mapping: EntityMapping[Any], held: Held, row: HeldRow, loaded: Loaded) -> None:
     """Add a row under its own stamp, or its refusal if no document can be made of it."""
     try:
         content = row.document(mapping)
+        item = publish_state(
+            mapping, held.identity, row.stamp, content, taken_etag=row.taken_etag, loaded_in=loaded.epoch
+        )
     except DocumentRefusedError as error:
         loaded.refused[held.identity] = Refused(None, str(error))
     except Exception as error:  # noqa: BLE001 - the validators of a user's model run here and may raise anything
         reason = f"the row cannot be read by its model ({type(error).__name__})"
         loaded.refused[held.identity] = Refused(None, reason)
     else:
-        loaded.publish.append(Publish(held.identity, row.stamp, content, row.taken_etag, loaded_in=loaded.epoch))
+        loaded.publish.append(item)
 
 
-def _take(mapping: EntityMapping[Any], held: Held, loaded: Loaded) -> None:
+async def _load_all(
+    connection: AsyncConnection,
+    mapping: EntityMapping[Any],
+    identities: Sequence[Identity],
+    loaded: Loaded,
+    tombstone_ttl_s: int,
+) -> None:
+    """Load the documents of one mapping: while some are made, Postgres reads the next."""
+    quick = _quick(shortcut_of(mapping), loaded)
+    parts = [identities[start : start + _PART] for start in range(0, len(identities), _PART)]
+    reading = asyncio.ensure_future(_read(connection, mapping, parts[0], loaded))
+    try:
+        for following in (*parts[1:], None):
+            found = await reading
+            if following is not None:
+                reading = asyncio.ensure_future(_read(connection, mapping, following, loaded))
+            for number, (identity, record) in enumerate(found):
+                if number % _SLICE == 0:
+                    await asyncio.sleep(0)
+                if not quick(identity, record):
+                    _take(mapping, held_of(mapping, identity, record), loaded, tombstone_ttl_s)
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+
+
+def _quick(shortcut: Shortcut | None, loaded: Loaded) -> Callable[[Identity, Record], bool]:
+    """Return the function that adds an ordinary row without a tombstone and says whether it was one."""
+    if shortcut is None:
+        return lambda _identity, _record: False
+    make, add, epoch = shortcut.document, loaded.publish.append, loaded.epoch
+
+    def take(identity: Identity, record: Record) -> bool:
+        row_json, buried_epoch = record[5:7]
+        if row_json is None or buried_epoch is not None:
+            return False
+        stamp = Stamp(record[0], record[1])
+        document = make(row_json, identity, stamp)
+        if document is None:
+            return False
+        add(Publish(identity, stamp, document, record[2], deleted=False, loaded_in=epoch))
+        return True
+
+    return take
+
+
+def _take(mapping: EntityMapping[Any], held: Held, loaded: Loaded, tombstone_ttl_s: int) -> None:
     if held.live_row is not None:
         publish_row(mapping, held, held.live_row, loaded)
     elif held.row is not None:
         loaded.buried.setdefault(mapping, []).append(Buried(held, held.row))
     elif held.tombstone is not None:
-        tombstone = held.tombstone
-        loaded.publish.append(
-            Publish(held.identity, tombstone.stamp, None, tombstone.taken_etag, loaded_in=loaded.epoch)
+        _publish_tombstone(mapping, held.identity, held.tombstone, loaded, tombstone_ttl_s)
+
+
+def _publish_tombstone(
+    mapping: EntityMapping[Any], identity: Identity, tombstone: HeldTombstone, loaded: Loaded, ttl_s: int
+) -> None:
+    try:
+        item = publish_state(
+            mapping,
+            identity,
+            tombstone.stamp,
+            None,
+            taken_etag=tombstone.taken_etag,
+            loaded_in=loaded.epoch,
+            tombstone_ttl_s=ttl_s,
         )
+    except DocumentRefusedError as error:
+        loaded.refused[identity] = Refused(None, str(error))
+    else:
+        loaded.publish.append(item)
 
 
 async def _read(
     connection: AsyncConnection, mapping: EntityMapping[Any], identities: Sequence[Identity], loaded: Loaded
-) -> list[Held]:
+) -> list[tuple[Identity, Record]]:
     """Read what is held; a key that the statement cannot take is found by halving, and refused alone."""
     try:
-        return await read_held(connection, mapping, identities)
+        return list(zip(identities, await read_records(connection, mapping, identities), strict=True))
     except (DBAPIError, DocumentRefusedError, TypeError, ValueError) as error:
         cause = driver_error(error)
         if isinstance(error, DBAPIError) and not is_documents_fault(error):

@@ -8,12 +8,25 @@ one page is fixed by a second snapshot, `target`, and paged by `position`, the s
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from core.errors import TransientError
 from outbox.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
+
+
+class ServerChangedError(TransientError):
+    """A cursor was read on another run of the server, where its transaction ids may be those of other transactions."""
+
+
+class Carries(StrEnum):
+    """What the messages of a slot are: references to documents' states, or domain events by value."""
+
+    STATES = "states"
+    EVENTS = "events"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,61 +37,76 @@ class Cursor:
     target: Snapshot | None = None
     position: int = 0
 
+    @classmethod
+    def parse(cls, seen: str, target: str | None, position: int) -> Cursor:
+        """Read the columns of crossfeed.slot, the snapshots as texts."""
+        return cls(Snapshot.parse(seen), Snapshot.parse(target) if target is not None else None, position)
+
 
 @dataclass(frozen=True, slots=True)
 class SlotGroup:
-    """Slots that stand at the very same cursor: one statement reads them all."""
+    """Slots of one kind that stand at the very same cursor: one statement reads them all.
+
+    `tokens` are those of the slots, in their order; `server` is when the server started on which the cursor was read
+    (pg_postmaster_start_time as text): snapshots of another one may mean something else.
+    """
 
     slots: tuple[int, ...]
     cursor: Cursor
+    carries: Carries = Carries.STATES
+    tokens: tuple[int, ...] = ()
+    server: str | None = None
 
 
-_LOAD = """
-    SELECT array_agg(slot ORDER BY slot), seen::text AS seen, target::text AS target, position FROM crossfeed.slot
-    WHERE carries = 'states' GROUP BY 2, 3, 4 ORDER BY 1
+SERVER = "extract(epoch FROM pg_postmaster_start_time())::text"
+"""Tells one run of a server from every other, and so from the server that a failover or a restore puts in its place."""
+
+_LOAD = f"""
+    SELECT array_agg(slot ORDER BY slot), seen::text AS seen, target::text AS target, position, carries,
+        array_agg(token ORDER BY slot), {SERVER}
+    FROM crossfeed.slot GROUP BY 2, 3, 4, 5 ORDER BY 1
 """
 
-# pg_snapshot has no equality; its text is canonical. The comparison is what keeps a second relay from moving the
-# cursor backwards: snapshots and positions only grow, so what was read is never true again once it has moved.
-_ADVANCE = """
-    UPDATE crossfeed.slot
-    SET seen = %(new_seen)s::pg_snapshot, target = %(new_target)s::pg_snapshot, position = %(new_position)s,
-        at = clock_timestamp()
-    WHERE slot = ANY(%(slots)s) AND seen::text = %(seen)s AND target::text IS NOT DISTINCT FROM %(target)s::text
-        AND position = %(position)s
+# Whoever has lost a slot has lost its token, so a relay that slept never moves what another has moved meanwhile. Locked
+# first, so that it is all of the slots or none; one statement, so that who is stopped in the middle leaves no lock.
+_ADVANCE = f"""
+    WITH mine AS MATERIALIZED (
+        SELECT s.slot FROM crossfeed.slot s
+        JOIN unnest(%(slots)s::smallint[], %(tokens)s::bigint[]) AS held(slot, token) USING (slot, token)
+        WHERE %(server)s::text IS NULL OR {SERVER} = %(server)s::text
+        ORDER BY s.slot FOR NO KEY UPDATE OF s
+    )
+    UPDATE crossfeed.slot s
+    SET seen = %(seen)s::pg_snapshot, target = %(target)s::pg_snapshot, position = %(position)s, at = clock_timestamp()
+    FROM mine WHERE s.slot = mine.slot AND (SELECT count(*) FROM mine) = cardinality(%(slots)s::smallint[])
 """
 
 
 async def load_groups(connection: AsyncConnection) -> list[SlotGroup]:
-    """Return the cursors of all slots, equal ones together."""
+    """Return the cursors of all slots of both kinds, equal ones together, with the tokens that are current."""
     result = await connection.exec_driver_sql(_LOAD)
     return [
-        SlotGroup(
-            tuple(slots),
-            Cursor(Snapshot.parse(seen), Snapshot.parse(target) if target is not None else None, position),
-        )
-        for slots, seen, target, position in map(tuple, result)
+        SlotGroup(tuple(slots), Cursor.parse(seen, target, position), Carries(carries), tuple(tokens), server)
+        for slots, seen, target, position, carries, tokens, server in map(tuple, result)
     ]
 
 
 async def advance(connection: AsyncConnection, group: SlotGroup, to: Cursor) -> bool:
-    """Move the cursor of a group's slots, in the caller's transaction, if it still is where it was read.
+    """Move the cursor of a group's slots, all or none, if all their tokens are still the current ones.
 
     Returns:
-        False: another relay has moved at least one of them; that one was left alone.
+        False: the group lost a slot, or this is not the server any more on which its cursor was read.
 
     """
-    now = group.cursor
     result = await connection.exec_driver_sql(
         _ADVANCE,
         {
             "slots": list(group.slots),
-            "seen": str(now.seen),
-            "target": str(now.target) if now.target is not None else None,
-            "position": now.position,
-            "new_seen": str(to.seen),
-            "new_target": str(to.target) if to.target is not None else None,
-            "new_position": to.position,
+            "tokens": list(group.tokens),
+            "server": group.server,
+            "seen": str(to.seen),
+            "target": str(to.target) if to.target is not None else None,
+            "position": to.position,
         },
     )
     return result.rowcount == len(group.slots)

@@ -1,4 +1,4 @@
-"""Sends states to Cosmos DB, concurrently, and remembers what was delivered until the cursor has moved.
+"""Sends states to Cosmos DB and remembers what was delivered until the cursor has moved.
 
 Without that memory a store that throttles would never be done with a page: every repetition would spend the allowance
 on reading again what the one before had written.
@@ -6,13 +6,13 @@ on reading again what the one before had written.
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Protocol
 
+from core.cosmos.publish import Postponed
 from core.errors import TransientError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from core.cosmos.publish import Outcome, Publish
     from core.identity import Identity
@@ -26,11 +26,25 @@ class PassTooOldError(TransientError):
 class Sink(Protocol):
     """The guarded write (core.cosmos.guarded.GuardedWriter)."""
 
-    async def write(self, items: Sequence[Publish]) -> list[Outcome]:
+    async def write(
+        self,
+        items: Sequence[Publish],
+        *,
+        check: Callable[[], None],
+        on_outcome: Callable[[Publish, Outcome], None],
+        backlog: bool = False,
+    ) -> list[Outcome]:
         """Write states, never an older one over a newer one; repeating it is harmless.
+
+        Args:
+            items: in any order.
+            check: called just before every request that writes; what it raises ends the write.
+            on_outcome: called as each outcome is known.
+            backlog: whether they may wait behind fresher ones.
 
         Raises:
             TransientError: infrastructure failed.
+            ConflictError: a state is of an epoch that is over.
 
         """
         ...
@@ -41,21 +55,25 @@ class Delivery:
 
     Args:
         sink: the guarded write.
-        concurrency: how many documents are under way at the same time.
         max_age_s: how old a loaded state may be when it is sent, in seconds.
         clock: seconds that count suspend.
 
     """
 
-    def __init__(self, sink: Sink, concurrency: int, max_age_s: float, clock: Callable[[], float]) -> None:
+    def __init__(self, sink: Sink, max_age_s: float, clock: Callable[[], float]) -> None:
         self._sink = sink
-        self._lanes = asyncio.Semaphore(concurrency)
         self._max_age_s = max_age_s
         self._clock = clock
         self._delivered: dict[Identity, tuple[Stamp, Outcome]] = {}
 
     async def send(
-        self, items: Sequence[Publish], loaded_at: float, on_delivered: Callable[[Identity, Outcome], None]
+        self,
+        items: Sequence[Publish],
+        loaded_at: float,
+        check: Callable[[], None],
+        on_delivered: Callable[[Identity, Outcome], None],
+        *,
+        backlog: bool,
     ) -> dict[Identity, Outcome]:
         """Send states, one per identity, that were loaded at `loaded_at`; return what became of each.
 
@@ -63,32 +81,32 @@ class Delivery:
 
         Raises:
             PassTooOldError: the states are too old to be sent; load them again.
-            TransientError: infrastructure failed; what was under way has ended, the rest was not sent.
+            TransientError: infrastructure failed, or `check` did; what was under way has ended, the rest was not sent.
 
         """
-        broken = asyncio.Event()
 
-        async def one(item: Publish) -> None:
-            async with self._lanes:
-                if broken.is_set():
-                    return
-                try:
-                    self._check_age(loaded_at)  # as late as possible: the process may have been stopped at any moment
-                    [outcome] = await self._sink.write([item])
-                except BaseException:
-                    broken.set()
-                    raise
+        def may_send() -> None:  # as late as possible: the process may have been stopped at any moment
+            self._check_age(loaded_at)
+            check()
+
+        def remember(item: Publish, outcome: Outcome) -> None:
+            if not isinstance(outcome, Postponed):
                 self._delivered[item.identity] = (item.stamp, outcome)
-                on_delivered(item.identity, outcome)
+            on_delivered(item.identity, outcome)
 
-        open_items = [item for item in items if not self._is_delivered(item)]
-        results = await asyncio.gather(*map(one, open_items), return_exceptions=True)
-        if failures := [result for result in results if result is not None]:
-            raise _worst(failures)
-        return {item.identity: self._delivered[item.identity][1] for item in items}
+        known = {item.identity: self._delivered[item.identity][1] for item in items if self._is_delivered(item)}
+        unsent = [item for item in items if item.identity not in known] if known else items
+        may_send()
+        outcomes = await self._sink.write(unsent, check=may_send, on_outcome=remember, backlog=backlog)
+        return known | {item.identity: outcome for item, outcome in zip(unsent, outcomes, strict=True)}
 
-    def forget(self) -> None:
-        """Drop the memory: the cursor has moved past everything in it."""
+    def forget(self, identities: Iterable[Identity]) -> None:
+        """Drop what is remembered of documents: a cursor has moved past them."""
+        for identity in identities:
+            self._delivered.pop(identity, None)
+
+    def forget_all(self) -> None:
+        """Drop all of it."""
         self._delivered.clear()
 
     def _check_age(self, loaded_at: float) -> None:
@@ -99,11 +117,3 @@ class Delivery:
     def _is_delivered(self, item: Publish) -> bool:
         known = self._delivered.get(item.identity)
         return known is not None and known[0] == item.stamp
-
-
-def _worst(failures: list[BaseException]) -> BaseException:
-    """Choose what to raise: a fault of the program before a transient failure, then the longest wait asked for."""
-    for error in failures:
-        if not isinstance(error, TransientError):
-            return error
-    return max(failures, key=lambda error: getattr(error, "retry_after_s", None) or 0.0)

@@ -9,22 +9,23 @@ nothing. Messages of one document are in commit order by their sequence: each is
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from core.cosmos.event_documents import EventMessage
+from core.cosmos.markers import Mark
 from core.errors import StoreUnavailableError
 from core.identity import Identity
 from core.phases import Phase, PhaseRow, PhaseState
-from outbox.cursor import Cursor, SlotGroup
+from core.postgres.engine import fetch
+from outbox.cursor import SERVER, Carries, Cursor, ServerChangedError, SlotGroup
 from outbox.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from sqlalchemy.ext.asyncio import AsyncConnection
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """A reference to a changed document. `age_s` is how long ago it was written when it was read, in seconds."""
 
     seq: int
@@ -36,53 +37,80 @@ class Message:
 class Batch:
     """One page of the log, and everything else that the same statement saw.
 
-    `messages` are in sequence order; they are empty where the phase does not send (`left` says whether there are any).
-    `next` is the cursor once they are delivered. `has_letters`: there are refused documents that a newer state settles.
+    `messages` (of slots that carry states) or `events` are in sequence order; messages are empty where the phase does
+    not send (`left` says whether there are any). `newest` names the row with the highest number among what is in them.
+    `next` is the cursor once they are delivered. `has_letters`: something is parked or dead.
     """
 
     group: SlotGroup
     phase: PhaseRow
     messages: tuple[Message, ...]
+    events: tuple[EventMessage, ...]
+    newest: Mark | None
     next: Cursor
     more: bool
     left: bool
     has_letters: bool
 
 
-_COLUMNS = "seq, entity, partition_key, id, at, xid"
+_READ = {
+    Carries.STATES: ("seq", "entity", "partition_key", "id"),
+    Carries.EVENTS: ("seq", "entity", "partition_key", "id", "event_id", "event", "traceparent"),
+}
 
-# Phase, snapshot and messages come from one statement, so from one snapshot; the outer join keeps the first two where
-# there is no message.
-_STATE = """
-    SELECT p.phase, p.epoch, p.state, pg_current_snapshot()::text, pg_is_in_recovery(),
-        EXISTS (SELECT FROM crossfeed.dead_letter WHERE direction = 'to_cosmos' AND kind = 'refused'),
-        m.seq, m.entity, m.partition_key, m.id, extract(epoch FROM clock_timestamp() - m.at)::float8
-    FROM crossfeed.phase p LEFT JOIN
+_STATE_COLUMNS = 9
+
+# Phase, snapshot and messages come from one statement, so from one snapshot: first a row of what is once per statement,
+# then one for every message.
+_STATE = f"""
+    SELECT p.phase, p.epoch, p.state, pg_current_snapshot()::text, pg_is_in_recovery(), {SERVER},
+        EXISTS (SELECT FROM crossfeed.parked)
+            OR EXISTS (SELECT FROM crossfeed.dead_letter WHERE direction = 'to_cosmos'),
+        n.xid::text, to_json(n.at) #>> '{{}}'
+    FROM crossfeed.phase p LEFT JOIN (SELECT xid, at FROM m ORDER BY seq DESC LIMIT 1) AS n ON true
 """
 
-# Both arms are ordered by xid for the planner's sake alone: with a LIMIT, it then walks the index on xid whatever it
-# thinks of the number of messages. What is visible needs no condition: the statement's snapshot is the new one.
-DELTA = f"""
-    {_STATE} (
-        (SELECT {_COLUMNS} FROM crossfeed.outbox
-            WHERE xid >= %(xmax)s::xid8 AND slot = ANY(%(slots)s::smallint[]) ORDER BY xid LIMIT %(limit)s)
-        UNION ALL
-        (SELECT {_COLUMNS} FROM crossfeed.outbox
-            WHERE xid = ANY(%(in_progress)s::xid8[]) AND slot = ANY(%(slots)s::smallint[]) ORDER BY xid LIMIT %(limit)s)
-    ) AS m ON true
-"""
 
-# A window of the primary key, so that a page costs the same whatever plan is chosen: `seen` is no index condition here
-# on purpose, else every page would collect and sort the whole delta.
-PAGE = f"""
-    {_STATE} (
-        SELECT {_COLUMNS} FROM crossfeed.outbox
-        WHERE seq > %(position)s AND seq <= %(until)s AND slot = ANY(%(slots)s::smallint[])
-            AND NOT pg_visible_in_snapshot(xid, %(seen)s::pg_snapshot)
-            AND pg_visible_in_snapshot(xid, %(target)s::pg_snapshot)
-        ORDER BY seq LIMIT %(limit)s
-    ) AS m ON true
-"""
+def delta(carries: Carries) -> str:
+    """Return the statement that reads a whole delta, if it is a small one."""
+    # Both arms are ordered by xid for the planner's sake alone: with a LIMIT, it then walks the index on xid whatever
+    # it thinks of the number of messages. What is visible needs no condition: the statement's snapshot is the new one.
+    arm = f"{_select(carries)} WHERE slot = ANY(%(slots)s::smallint[])"
+    return _with_state(
+        carries,
+        f"""({arm} AND xid >= %(xmax)s::xid8 ORDER BY xid LIMIT %(limit)s)
+            UNION ALL
+            ({arm} AND xid = ANY(%(in_progress)s::xid8[]) ORDER BY xid LIMIT %(limit)s)""",
+    )
+
+
+def page(carries: Carries) -> str:
+    """Return the statement that reads a page of a delta whose target is fixed."""
+    # A window of the primary key, so that a page costs the same whatever plan is chosen: `seen` is no index condition
+    # here on purpose, else every page would collect and sort the whole delta.
+    return _with_state(
+        carries,
+        f"""{_select(carries)}
+            WHERE seq > %(position)s AND seq <= %(until)s AND slot = ANY(%(slots)s::smallint[])
+                AND NOT pg_visible_in_snapshot(xid, %(seen)s::pg_snapshot)
+                AND pg_visible_in_snapshot(xid, %(target)s::pg_snapshot)
+            ORDER BY seq LIMIT %(limit)s""",
+    )
+
+
+def _select(carries: Carries) -> str:
+    return f"SELECT {', '.join(_READ[carries])}, at, xid FROM crossfeed.outbox"
+
+
+def _with_state(carries: Carries, messages: str) -> str:
+    once = ", ".join(["NULL"] * _STATE_COLUMNS)
+    given = ", ".join(f"m.{name}" for name in _READ[carries]).replace("m.event,", "m.event::text,")
+    return f"""
+        WITH m AS MATERIALIZED ({messages}), s AS ({_STATE})
+        SELECT s.*, {", ".join(["NULL"] * len(_READ[carries]))}, NULL FROM s
+        UNION ALL SELECT {once}, {given}, date_part('epoch', clock_timestamp() - m.at) FROM m
+    """
+
 
 WINDOW_PAGES = 20
 """How many pages' worth of sequence numbers one statement looks at, at most."""
@@ -116,39 +144,78 @@ async def read_batch(connection: AsyncConnection, group: SlotGroup, page_size: i
 
     Raises:
         StoreUnavailableError: this is a standby, whose snapshots are not the primary's.
+        ServerChangedError: the cursor was read on another run of the server, or on another server.
         sqlalchemy.exc.DBAPIError: Postgres did not answer.
 
     """
     cursor = group.cursor
     if cursor.target is None:
-        rows = await _rows(connection, DELTA, delta_parameters(group, page_size + 1))
-        phase, snapshot = _state(rows[0])
-        if len(rows) <= page_size or not sends(phase):
-            return _batch(group, rows, Cursor(snapshot), more=False)
-        first = (await connection.exec_driver_sql(FIRST, delta_parameters(group, 0))).scalar_one()
-        cursor = Cursor(cursor.seen, snapshot, first - 1)
+        seen = await _see(connection, delta(group.carries), delta_parameters(group, page_size), group)
+        if len(seen.rows) < page_size or not seen.flows:
+            return seen.batch(Cursor(seen.snapshot), more=False)
+        [(first,)] = await fetch(connection, FIRST, delta_parameters(group, 0))
+        cursor = Cursor(cursor.seen, seen.snapshot, first - 1)
     return await _read_page(connection, group, cursor, page_size)
 
 
 async def _read_page(connection: AsyncConnection, group: SlotGroup, cursor: Cursor, page_size: int) -> Batch:
     """Read on in a delta whose target is fixed, window by window until there are messages or it is exhausted."""
-    last = (await connection.exec_driver_sql(_LAST)).scalar_one()
+    [(last,)] = await fetch(connection, _LAST, {})
     position = cursor.position
     while True:
         until = position + WINDOW_PAGES * page_size
         from_here = Cursor(cursor.seen, cursor.target, position)
-        rows = await _rows(connection, PAGE, page_parameters(group, from_here, until, page_size + 1))
-        phase, snapshot = _state(rows[0])
-        if not sends(phase):
-            return _batch(group, rows, Cursor(snapshot), more=False)
-        if len(rows) > page_size:
-            page = rows[:page_size]
-            return _batch(group, page, Cursor(cursor.seen, cursor.target, page[-1][6]), more=True)
+        seen = await _see(connection, page(group.carries), page_parameters(group, from_here, until, page_size), group)
+        if not seen.flows:
+            return seen.batch(Cursor(seen.snapshot), more=False)
+        if len(seen.rows) == page_size:
+            return seen.batch(Cursor(cursor.seen, cursor.target, seen.rows[-1][0]), more=True)
         if until >= last:
-            return _batch(group, rows, Cursor(cursor.target or snapshot), more=True)
-        if rows[0][6] is not None:
-            return _batch(group, rows, Cursor(cursor.seen, cursor.target, until), more=True)
+            return seen.batch(Cursor(cursor.target or seen.snapshot), more=True)
+        if seen.rows:
+            return seen.batch(Cursor(cursor.seen, cursor.target, until), more=True)
         position = until
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What one statement saw: what is once in it, and its messages in sequence order."""
+
+    group: SlotGroup
+    phase: PhaseRow
+    snapshot: Snapshot
+    has_letters: bool
+    newest: tuple[str | None, str | None]
+    rows: list[tuple[Any, ...]]
+
+    @property
+    def flows(self) -> bool:
+        """Whether what was read is sent on: events in every phase."""
+        return self.group.carries is Carries.EVENTS or sends(self.phase)
+
+    def batch(self, following: Cursor, *, more: bool) -> Batch:
+        rows = self.rows if self.flows else []
+        messages: tuple[Message, ...] = ()
+        events: tuple[EventMessage, ...] = ()
+        if self.group.carries is Carries.STATES:
+            messages = tuple([Message(seq, Identity(entity, key, id_), age_s) for seq, entity, key, id_, age_s in rows])
+        else:
+            events = tuple(
+                EventMessage(seq, Identity(entity, key, id_), *rest) for seq, entity, key, id_, *rest in rows
+            )
+        xid, at = self.newest
+        newest = Mark(rows[-1][0], int(xid), at) if rows and xid is not None and at is not None else None
+        return Batch(
+            self.group,
+            self.phase,
+            messages,
+            events,
+            newest,
+            following,
+            more=more,
+            left=bool(self.rows),
+            has_letters=self.has_letters,
+        )
 
 
 def delta_parameters(group: SlotGroup, limit: int) -> dict[str, Any]:
@@ -174,31 +241,22 @@ def page_parameters(group: SlotGroup, cursor: Cursor, until: int, limit: int) ->
     }
 
 
-async def _rows(connection: AsyncConnection, sql: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
-    return [tuple(row) for row in await connection.exec_driver_sql(sql, parameters)]
-
-
-def _state(row: Sequence[Any]) -> tuple[PhaseRow, Snapshot]:
-    phase, epoch, state, snapshot, is_standby = row[:5]
+async def _see(connection: AsyncConnection, sql: str, parameters: dict[str, Any], group: SlotGroup) -> _Seen:
+    rows = await fetch(connection, sql, parameters)
+    [state] = [row[:_STATE_COLUMNS] for row in rows if row[0] is not None]
+    phase, epoch, name, snapshot, is_standby, server, has_letters, *newest = state
     if is_standby:
         # Commits become visible in another order there, and its cursor would be stored on the primary later.
         msg = "the connection leads to a standby; the log is read from the primary only"
         raise StoreUnavailableError(msg)
-    return PhaseRow(Phase(phase), epoch, PhaseState(state)), Snapshot.parse(snapshot)
-
-
-def _batch(group: SlotGroup, rows: Sequence[Sequence[Any]], following: Cursor, *, more: bool) -> Batch:
-    phase, _ = _state(rows[0])
-    found = [row[6:] for row in rows if row[6] is not None]
-    messages = [
-        Message(seq, Identity(entity, partition_key, id_), age_s) for seq, entity, partition_key, id_, age_s in found
-    ]
-    return Batch(
+    if group.server not in {None, server}:
+        msg = "the server has been restarted, or another one has taken its place; the cursors are read again"
+        raise ServerChangedError(msg)
+    return _Seen(
         group,
-        phase,
-        tuple(sorted(messages, key=lambda message: message.seq)) if sends(phase) else (),
-        following,
-        more=more,
-        left=bool(found),
-        has_letters=rows[0][5],
+        PhaseRow(Phase(phase), epoch, PhaseState(name)),
+        Snapshot.parse(snapshot),
+        has_letters,
+        (newest[0], newest[1]),
+        sorted([row[_STATE_COLUMNS:] for row in rows if row[0] is None], key=itemgetter(0)),
     )

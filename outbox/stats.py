@@ -11,14 +11,16 @@ from core.reservoir import Reservoir
 class RelayStats:
     """Counters since the relay was made.
 
-    `messages` counts outbox messages delivered; the documents they name are `published` (written), `unchanged` (this
-    very state was there), `superseded` (a newer one was there), `dead_lettered`, or `absent` (neither row nor
-    tombstone). `lifted` rows stood behind their own tombstone, `quarantined` documents were foreign and in the way.
+    `messages` counts outbox messages delivered. `events` are domain events that arrived; the documents that the others
+    name are `published` (written), `unchanged` (this very state was there), `superseded` (a newer one was there),
+    `dead_lettered`, or `absent` (neither row nor tombstone). `lifted` rows stood behind their own tombstone,
+    `quarantined` documents were foreign and in the way.
     `retries` are passes repeated for infrastructure. Lags are seconds from a message's insert to its delivery.
     """
 
     passes: int = 0
     messages: int = 0
+    events: int = 0
     published: int = 0
     unchanged: int = 0
     superseded: int = 0

@@ -12,7 +12,7 @@ from core.errors import DocumentRefusedError
 from core.postgres.names import KEY_DIGEST
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 REFUSED = "refused"
 """The kind of a letter whose document one of the stores cannot hold."""
+
+EVENT = "event"
+"""The kind of a letter that holds a domain event, by value; its reference is the event's id."""
 
 
 class Direction(StrEnum):
@@ -59,8 +62,9 @@ _RECORD = f"""
 """
 
 _SETTLE = """
-    DELETE FROM crossfeed.dead_letter l USING unnest(%(keys)s::text[], %(ids)s::text[]) AS done(partition_key, id)
-    WHERE l.direction = %(direction)s AND l.kind = 'refused' AND l.entity = %(entity)s
+    DELETE FROM crossfeed.dead_letter l
+    USING unnest(%(entities)s::text[], %(keys)s::text[], %(ids)s::text[]) AS done(entity, partition_key, id)
+    WHERE l.direction = %(direction)s AND l.kind = 'refused' AND l.entity = done.entity
         AND md5(l.partition_key || l.id)::uuid = md5(done.partition_key || done.id)::uuid
         AND l.partition_key = done.partition_key AND l.id = done.id
 """
@@ -82,9 +86,9 @@ async def record(connection: AsyncConnection, letter: DeadLetter) -> bool:
         "direction": letter.direction.value,
         "kind": letter.kind,
         "entity": identity.entity,
-        "partition_key": _storable(identity.partition_key),
-        "id": _storable(identity.id),
-        "reason": _storable(letter.reason),
+        "partition_key": storable(identity.partition_key),
+        "id": storable(identity.id),
+        "reason": storable(letter.reason),
         # Escapes only: what is dead may hold what no text column takes.
         "document": json.dumps(letter.document) if letter.document is not None else None,
     }
@@ -92,19 +96,28 @@ async def record(connection: AsyncConnection, letter: DeadLetter) -> bool:
 
 
 async def settle(connection: AsyncConnection, direction: Direction, identities: Sequence[Identity]) -> None:
-    """Forget the refusals of documents (all of one entity type) of which a newer state was applied."""
+    """Forget the refusals of documents of which a newer state was applied."""
     if not identities:
         return
     await connection.exec_driver_sql(
         _SETTLE,
         {
             "direction": direction.value,
-            "entity": identities[0].entity,
-            "keys": [identity.partition_key for identity in identities],
-            "ids": [identity.id for identity in identities],
+            **identity_columns(identities),
         },
     )
 
 
-def _storable(text: str) -> str:
+def identity_columns(identities: Iterable[Identity]) -> dict[str, list[str]]:
+    """Return identities as the parameters `entities`, `keys` and `ids` of a statement that unnests them."""
+    known = list(identities)
+    return {
+        "entities": [identity.entity for identity in known],
+        "keys": [identity.partition_key for identity in known],
+        "ids": [identity.id for identity in known],
+    }
+
+
+def storable(text: str) -> str:
+    """Return `text` with what no text column takes spelled as escapes."""
     return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")

@@ -18,14 +18,25 @@ if TYPE_CHECKING:
     from core.settings import Settings
 
 _ENTRA_SCOPE = "https://ossrdbms-aad.database.windows.net/.default"
-_CONNECT_TIMEOUT_S = 10
+
+# What the DSN does not say. A server that vanished without a word is given up after a minute, not after two hours; and
+# of several hosts (or of one name that moves) the primary is wanted: a pool would keep what leads to a standby.
+_DEFAULTS: dict[str, Any] = {
+    "connect_timeout": 10,  # seconds, for each host
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,  # milliseconds
+    "target_session_attrs": "read-write",
+}
 
 
 @asynccontextmanager
 async def open_engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
     """Yield an engine on CROSSFEED_POSTGRES_DSN (any libpq URI, several hosts included); close its pool at the end.
 
-    Works behind PgBouncer in transaction mode: no prepared statements, no session state.
+    Works behind PgBouncer in transaction mode: no prepared statements, no session state. Of several hosts the first
+    that takes writes is used, for each new connection again, so a failover needs no restart.
 
     Raises:
         ConfigurationError: the DSN is missing, malformed, or nobody answers there.
@@ -33,7 +44,7 @@ async def open_engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
     """
     dsn = settings.require_postgres()
     try:
-        parameters: dict[str, Any] = {"connect_timeout": _CONNECT_TIMEOUT_S, **conninfo_to_dict(dsn)}
+        parameters: dict[str, Any] = {**_DEFAULTS, **conninfo_to_dict(dsn)}
     except psycopg.ProgrammingError as error:
         msg = "CROSSFEED_POSTGRES_DSN is not a libpq connection string; see 'Connection URIs' in Postgres' manual"
         raise ConfigurationError(msg) from error
@@ -94,3 +105,21 @@ async def raw(connection: AsyncConnection) -> psycopg.AsyncConnection[Any]:
         msg = f"expected a psycopg connection, not {type(driver).__name__}"
         raise TypeError(msg)
     return driver
+
+
+async def fetch(connection: AsyncConnection, sql: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """Run a hot statement in the transaction of `connection` and return its rows, past SQLAlchemy's own rows.
+
+    Raises:
+        sqlalchemy.exc.DBAPIError: Postgres refused it, or did not answer.
+
+    """
+    driver = await raw(connection)
+    try:
+        async with driver.cursor(binary=True) as cursor:
+            await cursor.execute(sql, parameters)
+            return await cursor.fetchall()
+    except psycopg.Error as error:
+        if driver.closed:
+            await connection.invalidate()  # else the pool would try to roll it back
+        raise DBAPIError(sql, None, error, hide_parameters=True) from error

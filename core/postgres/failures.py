@@ -14,6 +14,7 @@ from core.errors import (
     ConcurrencyError,
     CrossfeedError,
     DocumentRefusedError,
+    NotFoundError,
     PrimaryMovedError,
     StoreUnavailableError,
 )
@@ -23,9 +24,13 @@ if TYPE_CHECKING:
 
 FENCED = "CF001"
 """SQLSTATE of the refuse triggers."""
+NOT_THERE = "CF004"
+"""SQLSTATE of an event whose aggregate has neither a row nor a tombstone."""
 
 # 54: a key too long for its index, a document too deep for the server.
 _DATA_CLASSES = ("22", "23", "54")
+# 42: rights and names; 53: room, memory, connections; 57: shutdowns and cancellations; 58: the system under Postgres.
+_SPEAKING_CLASSES = ("42", "53", "57", "58")
 _CONFLICTS = (pg.SerializationFailure, pg.DeadlockDetected)
 
 
@@ -65,6 +70,8 @@ def translate(error: psycopg.Error | DBAPIError, what: str) -> CrossfeedError:
         return ConcurrencyError(message)
     if cause is not None and cause.sqlstate == FENCED:
         return PrimaryMovedError(f"{what}: Postgres does not take writes now: Cosmos DB is primary, or a switch drains")
+    if cause is not None and cause.sqlstate == NOT_THERE:
+        return NotFoundError(f"{what}: an event of an aggregate that was never there; add the aggregate first")
     if is_documents_fault(error):
         return DocumentRefusedError(message)
     return StoreUnavailableError(message)
@@ -77,7 +84,10 @@ def scrubbed(error: psycopg.Error | DBAPIError) -> Exception:
 
 
 def describe(error: psycopg.Error) -> str:
-    """Name the error by its SQLSTATE, constraint and primary message; never its detail, which quotes values."""
+    """Name the error by its SQLSTATE and what it is about; never by its detail, which quotes values.
+
+    The message itself is given only where Postgres speaks of rights, names, room and itself, never of data.
+    """
     diagnosis = error.diag
     if error.sqlstate is None:
         return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
@@ -86,4 +96,6 @@ def describe(error: psycopg.Error) -> str:
         parts.append(f"constraint {diagnosis.constraint_name}")
     if diagnosis.column_name:
         parts.append(f"column {diagnosis.column_name}")
+    if diagnosis.message_primary and error.sqlstate[:2] in _SPEAKING_CLASSES:
+        parts.append(diagnosis.message_primary)
     return ", ".join(parts)

@@ -22,6 +22,7 @@ from core.postgres.authority import Apply, Change, Decision, Ignore, Quarantine,
 from core.postgres.dead_letters import REFUSED, DeadLetter, Direction, quarantine_reason
 from core.postgres.failures import describe, driver_error, is_documents_fault
 from core.postgres.held import Held, read_held
+from core.postgres.mirrored_events import take_events
 from core.postgres.mirrored_rows import bury, heal, put, take
 from core.postgres.names import table_name
 from core.postgres.phases import read_phase
@@ -60,7 +61,7 @@ class DocumentReader(Protocol):
 
 @dataclass(slots=True)
 class Outcome:
-    """What one guarded write did, counted in documents."""
+    """What one guarded write did, counted in documents, and in events that were new."""
 
     applied: int = 0
     buried: int = 0
@@ -69,6 +70,7 @@ class Outcome:
     quarantined: int = 0
     dead_lettered: int = 0
     reads_by_key: int = 0
+    events: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,7 @@ async def apply_documents(  # noqa: PLR0913 - the facts of one guarded write
                 batch.outcome.ignored += 1
     await connection.exec_driver_sql("SELECT set_config('crossfeed.mirroring', 'on', true)")
     await _write_all(batch, writes)
+    batch.outcome.events = await take_events(connection, mapping, [write.change for write in writes], phase.epoch)
     await connection.exec_driver_sql("SELECT set_config('crossfeed.mirroring', 'off', true)")
     return batch.outcome
 
@@ -225,9 +228,9 @@ def _same_content(mapping: EntityMapping[Any], change: Change, held: Held) -> bo
 
 async def _quarantine(batch: _Batch, change: Change, kind: str, held: Held) -> None:
     """Keep the foreign content as a dead letter and write ours again, once per content."""
-    letter = DeadLetter(
-        Direction.TO_POSTGRES, kind, change.identity, quarantine_reason(change.document), change.document
-    )
+    names = {"entity": batch.mapping.name, "document_id": change.identity.id}
+    reason = quarantine_reason(change.document)
+    letter = DeadLetter(Direction.TO_POSTGRES, kind, change.identity, reason, change.document)
     if await dead_letters.record(batch.connection, letter):
         try:
             async with batch.connection.begin_nested():
@@ -235,10 +238,9 @@ async def _quarantine(batch: _Batch, change: Change, kind: str, held: Held) -> N
         except DBAPIError as error:
             if not is_documents_fault(error):
                 raise
-            names = {"entity": batch.mapping.name, "document_id": held.identity.id}
             log.error("mirror.not_healed", **names, why=_reason(error))  # noqa: TRY400 - a traceback may quote values
     batch.outcome.quarantined += 1
-    log.warning("mirror.quarantined", kind=kind, entity=batch.mapping.name, document_id=change.identity.id)
+    log.warning("mirror.quarantined", kind=kind, **names)
 
 
 async def _write_all(batch: _Batch, writes: list[_Write]) -> None:
@@ -267,15 +269,14 @@ async def _bisect(batch: _Batch, writes: list[_Write]) -> list[tuple[_Write, str
             return [(writes[0], _reason(error))]
         half = len(writes) // 2
         return [*await _bisect(batch, writes[:half]), *await _bisect(batch, writes[half:])]
-    outcome = batch.outcome
     for write in writes:
         match write.decision:
             case Take():
-                outcome.taken += 1
+                batch.outcome.taken += 1
             case Apply() if write.change.deleted:
-                outcome.buried += 1
+                batch.outcome.buried += 1
             case Apply():
-                outcome.applied += 1
+                batch.outcome.applied += 1
     return []
 
 
@@ -294,7 +295,6 @@ async def _write(batch: _Batch, writes: Sequence[_Write]) -> None:
 
 
 async def _dead_letter(batch: _Batch, identity: Identity, reason: str, document: Document) -> None:
-    letter = DeadLetter(Direction.TO_POSTGRES, REFUSED, identity, reason, document)
-    await dead_letters.record(batch.connection, letter)
+    await dead_letters.record(batch.connection, DeadLetter(Direction.TO_POSTGRES, REFUSED, identity, reason, document))
     batch.outcome.dead_lettered += 1
     log.warning("mirror.dead_lettered", entity=identity.entity, document_id=identity.id, reason=reason)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from core.content import Document, dump, load_exact
+from core.postgres.engine import fetch
 from core.postgres.names import is_tombstone, partition_key_of, same_identity, table_name
 from core.postgres.selects import children_of, row_of
 from core.stamp import Position, Stamp
@@ -86,29 +87,55 @@ def key_record(mapping: EntityMapping[Any], identity: Identity) -> dict[str, Any
     return {**dict(zip(mapping.key_columns, identity.parts, strict=True)), "id": identity.id}
 
 
+Record = tuple[Any, ...]
+"""What is held of one identity, as the statement gave it; `held_of` makes sense of it.
+
+Epoch, version, `_etag`, `_ts`, `_lsn` and JSON of the row, the first five of its tombstone, and for each child table its
+rows as JSON. A plain tuple, the driver's: there is one for every document.
+"""
+
+
 async def read_held(
     connection: AsyncConnection, mapping: EntityMapping[Any], identities: Sequence[Identity]
 ) -> list[Held]:
     """Return what is held of each identity, in the given order, as of one snapshot.
+
+    Raises:
+        sqlalchemy.exc.DBAPIError: Postgres did not answer, or refused a key.
+        ValueError: a partition key has not the mapping's levels.
+
+    """
+    records = await read_records(connection, mapping, identities)
+    return [held_of(mapping, identity, record) for identity, record in zip(identities, records, strict=True)]
+
+
+async def read_records(
+    connection: AsyncConnection, mapping: EntityMapping[Any], identities: Sequence[Identity]
+) -> list[Record]:
+    """Return what is held of each identity, in the given order, as of one snapshot; raises as `read_held` does.
 
     The identities arrive as one JSON parameter that Postgres turns into the table's own types, so every key column
     is compared by its index.
     """
     if not identities:
         return []
-    keys = dump([key_record(mapping, identity) for identity in identities])
-    result = await connection.exec_driver_sql(_statement(mapping), {"keys": keys})
-    found: list[Held] = []
-    for identity, record in zip(identities, result, strict=True):
-        values = list(record)
-        row_part, tombstone_part, children = values[1:7], values[7:12], values[12:]
-        row = None
-        if row_part[0] is not None:
-            names = (child.table.name for child in mapping.children)
-            row = HeldRow(*_stamps(row_part[:5]), row_part[5], dict(zip(names, children, strict=True)))
-        tombstone = HeldTombstone(*_stamps(tombstone_part)) if tombstone_part[0] is not None else None
-        found.append(Held(identity, row, tombstone))
-    return found
+    return await fetch(connection, _statement(mapping), {"keys": _keys(mapping, identities)})
+
+
+def held_of(mapping: EntityMapping[Any], identity: Identity, record: Record) -> Held:
+    """Return what a record says of an identity."""
+    row = tombstone = None
+    if record[_STAMPS] is not None:
+        names = (child.table.name for child in mapping.children)
+        children = dict(zip(names, record[_RECORD:], strict=True))
+        row = HeldRow(*_stamps(record[:_STAMPS]), record[_STAMPS], children)
+    if record[_STAMPS + 1] is not None:
+        tombstone = HeldTombstone(*_stamps(record[_STAMPS + 1 : _RECORD]))
+    return Held(identity, row, tombstone)
+
+
+_STAMPS = 5
+_RECORD = 11
 
 
 def _stamps(values: Sequence[Any]) -> tuple[Stamp, Position | None, str | None]:
@@ -116,10 +143,28 @@ def _stamps(values: Sequence[Any]) -> tuple[Stamp, Position | None, str | None]:
     return Stamp(epoch, version), (Position(ts, lsn) if ts is not None else None), etag
 
 
+def _keys(mapping: EntityMapping[Any], identities: Sequence[Identity]) -> str:
+    """Spell the identities' columns as a JSON array of objects.
+
+    Where one column is both the partition key and the id, the id counts.
+    """
+    if len(mapping.key_columns) > 1:
+        return dump([key_record(mapping, identity) for identity in identities])
+    [name] = mapping.key_columns
+    return dump(
+        [
+            {name: identity.partition_key[2:-2], "id": identity.id}
+            if identity.has_text_key
+            else key_record(mapping, identity)
+            for identity in identities
+        ]
+    )
+
+
 def _statement(mapping: EntityMapping[Any]) -> str:
     table = table_name(mapping.table)
     return f"""
-        SELECT w.ordinality, t.crossfeed_epoch, t.crossfeed_version, t.crossfeed_etag, t.crossfeed_ts, t.crossfeed_lsn,
+        SELECT t.crossfeed_epoch, t.crossfeed_version, t.crossfeed_etag, t.crossfeed_ts, t.crossfeed_lsn,
             {row_of(mapping)}, d.epoch, d.version, d.etag, d.ts, d.lsn {children_of(mapping)}
         FROM jsonb_populate_recordset(NULL::{table}, %(keys)s::jsonb) WITH ORDINALITY AS w
         LEFT JOIN {table} t ON {same_identity(mapping, "t", "w")}

@@ -1,0 +1,34 @@
+"""Keeps empty partitions ahead of the log, so that no writer ever waits for one to be made."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import text
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+AHEAD = 2
+"""How many partitions above the sequence are empty, at least."""
+
+_MAKE = text("SELECT crossfeed.make_partitions(:size, :ahead)")
+
+
+async def make_partitions(engine: AsyncEngine, size: int) -> int:
+    """Make the partitions that are missing ahead of the sequence, and return how many were made.
+
+    None are made while another relay is at it, while a statement that writes has been running for a second, or while
+    somebody uses the default partition for longer than 50 ms: messages for which there is no partition go there.
+
+    Args:
+        engine: of a role that may execute the schema's functions; it needs no right to create anything.
+        size: sequence numbers of one partition.
+
+    Raises:
+        sqlalchemy.exc.DBAPIError: Postgres did not answer; repeat.
+
+    """
+    async with engine.begin() as connection:
+        made: int = (await connection.execute(_MAKE, {"size": size, "ahead": AHEAD})).scalar_one()
+    return made
