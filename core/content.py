@@ -35,6 +35,8 @@ NO_FRACTIONS = (math.inf, 0.0)
 """For `is_plain`, where a number's digits are gone: it may have had more of them than a double holds."""
 _SMALL_BYTES = MAX_DOCUMENT_BYTES // 2
 _NUL = b"\\u0000"
+_ESCAPE = 0x5C
+"""A backslash: one byte is found many times faster than six."""
 _LAST_OF_PLANE = "\uffff"
 
 
@@ -152,7 +154,7 @@ def is_small_plain(document: Document) -> bool:
 
 def is_storable(canonical: bytes) -> bool:
     """Whether the document of which this is the plain spelling has no NUL character and is well below 2 MB."""
-    return len(canonical) <= _SMALL_BYTES and _NUL not in canonical
+    return len(canonical) <= _SMALL_BYTES and (_ESCAPE not in canonical or _NUL not in canonical)
 
 
 def check_values(document: Document) -> None:

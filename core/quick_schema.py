@@ -17,6 +17,7 @@ from pydantic_core import CoreConfig, CoreSchema, SchemaSerializer, SchemaValida
 
 from core.content import NO_FRACTIONS, is_plain
 from core.instant import INSTANT, check_text
+from core.watched_validator import WatchedValidator
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 _LEVELS = 64
 """Levels that one loose value may have; with those of the model they stay below what Cosmos DB takes."""
 _MAX_DEPTH = 32
-_EXACT = 2**53 - 1
+EXACT = 2**53 - 1
+"""The largest integer that a double counts to."""
 _NOTES = {"type", "metadata", "ref"}
 _SETTINGS_THAT_CHANGE_NOTHING = {
     "title",
@@ -145,7 +147,7 @@ class QuickSchema:
                     None if keys is None or keys["type"] != "str" else core_schema.dict_schema(keys, values, **limits)
                 )
             case "function-before" if known == {"function", "schema"}:
-                reads = self._guarded(schema["function"]["function"])
+                reads = WatchedValidator(schema["function"]["function"], self.plain)
                 return core_schema.no_info_before_validator_function(reads, self._quick(schema["schema"], depth))
             case "model" if _is_simple_model(schema) and schema.get("post_init") is None:
                 return self._model(schema, depth)
@@ -187,21 +189,12 @@ class QuickSchema:
         """
         if type(value) is float:
             self.has_seen_fractions = True
-            if value.is_integer() and abs(value) < _EXACT:
+            if value.is_integer() and abs(value) < EXACT:
                 return int(value)
         if isinstance(value, bool) or not isinstance(value, int | float) or not is_plain(value):
             msg = "not a plain number"
             raise ValueError(msg)
         return value
-
-    def _guarded(self, function: Any) -> Any:  # noqa: ANN401 - a user's validator
-        def read(value: Any) -> Any:  # noqa: ANN401 - any JSON value
-            made = function(value)
-            if made is not value:
-                self.plain(value)  # else what comes after looks at it
-            return made
-
-        return read
 
     def _asked(self, schema: dict[str, Any]) -> CoreSchema:
         """Let pydantic read and dump a value as the model's field would."""
@@ -235,7 +228,7 @@ def alias_of(name: str, field: Mapping[str, Any]) -> str:
 INSTANT_SCHEMA: CoreSchema = core_schema.no_info_plain_validator_function(check_text)
 _SCHEMA_OF: dict[str, CoreSchema] = {
     "str": core_schema.str_schema(strict=True),
-    "int": core_schema.int_schema(strict=True, ge=-_EXACT, le=_EXACT),
+    "int": core_schema.int_schema(strict=True, ge=-EXACT, le=EXACT),
     "bool": core_schema.bool_schema(strict=True),
     "none": core_schema.none_schema(),
 }

@@ -20,6 +20,7 @@ from core.identity import check_id
 from core.instant import spell_utc
 from core.mapping import RESERVED_ID_PREFIX, EntityMapping
 from core.projection import SPELLING_COLUMN, respell
+from core.quick_reader import Column, reader
 from core.quick_schema import INSTANT_SCHEMA, NotQuickError, QuickSchema, alias_of
 
 if TYPE_CHECKING:
@@ -55,21 +56,13 @@ class Shortcut:
         self._aliases = frozenset(alias_of(name, quick.fields[name]) for name in names)
         if self._aliases != projection.aliases or not self._aliases.isdisjoint(_OURS) or "id" not in self._aliases:
             raise NotQuickError
-        self._columns = SchemaValidator(
-            core_schema.typed_dict_schema(
-                {
-                    alias_of(name, quick.fields[name]): core_schema.typed_dict_field(
-                        _of_column(quick.field(name), is_timestamp=projection.is_timestamp(name)),
-                        required=True,
-                        validation_alias=name,
-                    )
-                    for name in names
-                }
-            )
+        self._read = reader(
+            [_column(quick, name, is_timestamp=projection.is_timestamp(name)) for name in projection.field_columns]
         )
         self._loose_keys = [name for name in mapping.key_columns if name not in names]
         others = [name for name in quick.fields if name not in names]
         self._asks_rest = not all(map(quick.may_be_missing, others))
+        self._is_strict = self._asks_rest or bool(self._loose_keys)
         self._rest = SchemaValidator(_rest_schema(quick, others))
         [path, *deeper] = mapping.paths
         is_flat = not deeper and path.count("/") == 1
@@ -82,8 +75,14 @@ class Shortcut:
         """
         self._quick.has_seen_fractions = False
         try:
-            document = self._content(orjson.loads(row_json))
-            if document is None or not self._is_of(document, identity):
+            row = orjson.loads(row_json)
+            document = self._read(row)
+            if self._is_strict or row[self._body] is not None or row[SPELLING_COLUMN] is not None:
+                whole = self._with_rest(document, row)
+                if whole is None:
+                    return None
+                document = whole
+            if not self._is_of(document, identity):
                 return None
             if self._quick.has_seen_fractions and _MANY_DIGITS(row_json) is not None:
                 return None
@@ -96,8 +95,8 @@ class Shortcut:
         document["id"] = id_
         return sealed(document, stamp, Origin.POSTGRES, canonical_hash(canonical))
 
-    def _content(self, row: dict[str, Any]) -> Document | None:
-        document: Document = self._columns.validate_python(row, by_alias=True, by_name=False)
+    def _with_rest(self, document: Document, row: dict[str, Any]) -> Document | None:
+        """Put into a document what has no column of its own, or None."""
         rest, spelling = row[self._body], row[SPELLING_COLUMN]
         for name in self._loose_keys:
             self._quick.plain(row[name])
@@ -120,6 +119,8 @@ class Shortcut:
             check_id(id_)
             if id_.startswith(RESERVED_ID_PREFIX):
                 return False
+        elif self._key_property == "id" and key == f'["{id_}"]':
+            return True
         if self._key_property is not None and "\\" not in key:
             level = document[self._key_property]
             if type(level) is str and key == f'["{level}"]':
@@ -136,14 +137,15 @@ def shortcut_of(mapping: EntityMapping[Any]) -> Shortcut | None:
         return None
 
 
-def _of_column(schema: core_schema.CoreSchema, *, is_timestamp: bool) -> core_schema.CoreSchema:
+def _column(quick: QuickSchema, name: str, *, is_timestamp: bool) -> Column:
+    alias, schema = alias_of(name, quick.fields[name]), quick.field(name)
     if not is_timestamp:
-        return schema
+        return Column(name, alias, schema)
     if schema is INSTANT_SCHEMA:
-        return _MOMENT
+        return Column(name, alias, _MOMENT, is_moment=True)
     if schema["type"] == "nullable" and schema["schema"] is INSTANT_SCHEMA:
-        return core_schema.nullable_schema(_MOMENT)
-    return core_schema.no_info_before_validator_function(_spelled, schema)
+        return Column(name, alias, core_schema.nullable_schema(_MOMENT), is_moment=True)
+    return Column(name, alias, core_schema.no_info_before_validator_function(_spelled, schema))
 
 
 def _spelled(value: Any) -> Any:  # noqa: ANN401 - what a column holds

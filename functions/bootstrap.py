@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from core.cosmos.client import CosmosStore
     from core.mappings import Mappings
+    from core.postgres.rights import Process
     from core.settings import Settings
 
 
@@ -41,6 +42,7 @@ class Application:
 async def bootstrap(  # noqa: PLR0913 - one keyword per part that can be replaced
     settings: Settings,
     *,
+    process: Process | None = None,
     mappings: Mappings | None = None,
     engine: AsyncEngine | None = None,
     store: CosmosStore | None = None,
@@ -51,6 +53,7 @@ async def bootstrap(  # noqa: PLR0913 - one keyword per part that can be replace
 
     Args:
         settings: of the process.
+        process: whose rights in Postgres are looked at; None: an operator's, who owns the schema or will be told.
         mappings: instead of those that CROSSFEED_MAPPINGS names.
         engine: instead of one on CROSSFEED_POSTGRES_DSN; stays open afterwards.
         store: instead of one on CROSSFEED_COSMOS_ENDPOINT; stays open afterwards.
@@ -68,7 +71,8 @@ async def bootstrap(  # noqa: PLR0913 - one keyword per part that can be replace
         with translated("checking the schema"):
             async with postgres.connect() as connection:
                 await check_schema(connection)
-                await check_rights(connection, known)
+                if process is not None:
+                    await check_rights(connection, process, known)
                 await check_fit(connection, known)
         cosmos = await stack.enter_async_context(open_cosmos(settings)) if store is None else store
         await cosmos.check(known, cosmos.own)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 ARMING = (
-    # -- Creates the triggers of one mapped table with the epoch as a literal, then sets their states. All but the fence
-    # -- leave the mirror alone: those of rows by their WHEN clause, those of statements, which cost more as a clause
-    # -- than as a call (Postgres reads each clause from its text in every statement), by a question in their function.
+    # -- Creates the triggers of one mapped table with the epoch as a literal, then sets their states. All leave the
+    # -- mirror alone: the fence by its WHEN clause, those of capture by a question in their functions, which costs less
+    # -- (Postgres reads a clause from its text in every statement while the trigger is enabled).
     """
     CREATE FUNCTION crossfeed.arm(which text, new_epoch bigint, postgres_takes_writes boolean) RETURNS void
     LANGUAGE plpgsql AS $$
@@ -14,15 +14,12 @@ ARMING = (
         child regclass;
         wanted text := CASE WHEN postgres_takes_writes THEN 'ENABLE' ELSE 'DISABLE' END;
         fence  text := CASE WHEN postgres_takes_writes THEN 'DISABLE' ELSE 'ENABLE' END;
-        not_mirroring constant text := 'current_setting(''crossfeed.mirroring'', true) IS DISTINCT FROM ''on''';
     BEGIN
         SELECT * INTO STRICT mapped FROM crossfeed.captured WHERE entity = which;
         EXECUTE format('CREATE OR REPLACE TRIGGER crossfeed_stamp_insert BEFORE INSERT ON %s FOR EACH ROW
-            WHEN (%s) EXECUTE FUNCTION crossfeed.%I(%L)',
-            mapped.relation, not_mirroring, 'stamp_' || mapped.routine, new_epoch);
+            EXECUTE FUNCTION crossfeed.%I(%L)', mapped.relation, 'stamp_insert_' || mapped.routine, new_epoch);
         EXECUTE format('CREATE OR REPLACE TRIGGER crossfeed_stamp_update BEFORE UPDATE ON %s FOR EACH ROW
-            WHEN (%s) EXECUTE FUNCTION crossfeed.%I(%L)',
-            mapped.relation, not_mirroring, 'stamp_' || mapped.routine, new_epoch);
+            EXECUTE FUNCTION crossfeed.%I(%L)', mapped.relation, 'stamp_update_' || mapped.routine, new_epoch);
         EXECUTE format('CREATE OR REPLACE TRIGGER crossfeed_capture_insert AFTER INSERT ON %s
             REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION crossfeed.%I()',
             mapped.relation, 'captured_insert_' || mapped.routine);
@@ -43,14 +40,14 @@ ARMING = (
         FOR n IN 1..cardinality(mapped.children) LOOP
             child := mapped.children[n];
             EXECUTE format('CREATE OR REPLACE TRIGGER crossfeed_child_insert AFTER INSERT ON %s
-                REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT WHEN (%s) EXECUTE FUNCTION crossfeed.%I()',
-                child, not_mirroring, 'child_insert_' || mapped.routine || '_' || n);
+                REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION crossfeed.%I()',
+                child, 'child_insert_' || mapped.routine || '_' || n);
             EXECUTE format('CREATE OR REPLACE TRIGGER crossfeed_child_update AFTER UPDATE ON %s
-                REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT WHEN (%s)
-                EXECUTE FUNCTION crossfeed.%I()', child, not_mirroring, 'child_update_' || mapped.routine || '_' || n);
+                REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT
+                EXECUTE FUNCTION crossfeed.%I()', child, 'child_update_' || mapped.routine || '_' || n);
             EXECUTE format('CREATE OR REPLACE TRIGGER crossfeed_child_delete AFTER DELETE ON %s
-                REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT WHEN (%s) EXECUTE FUNCTION crossfeed.%I()',
-                child, not_mirroring, 'child_delete_' || mapped.routine || '_' || n);
+                REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION crossfeed.%I()',
+                child, 'child_delete_' || mapped.routine || '_' || n);
             EXECUTE format('ALTER TABLE %s %s TRIGGER crossfeed_child_insert, %2$s TRIGGER crossfeed_child_update,
                 %2$s TRIGGER crossfeed_child_delete', child, wanted);
             PERFORM crossfeed.arm_fence(child, fence);

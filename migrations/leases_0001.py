@@ -2,7 +2,36 @@
 
 from __future__ import annotations
 
+# -- Empty after a crash, which ends every session but not the server: it tells one life of its memory from the next.
+LIFE_TABLE = """
+    CREATE UNLOGGED TABLE crossfeed.life (
+        only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+        life     uuid NOT NULL DEFAULT gen_random_uuid()
+    )
+"""
+
 LEASE_FUNCTIONS = (
+    # -- Which run of which server answers, and which life of its memory: when one session is killed, all are ended and
+    # -- the WAL is recovered as after a power cut. Transaction ids that left no trace in it are given out again, and
+    # -- a snapshot of before would take them for those that it knew. (A standby cannot read an unlogged table.)
+    """
+    CREATE FUNCTION crossfeed.server() RETURNS text
+    LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    DECLARE
+        run constant text := extract(epoch FROM pg_postmaster_start_time());
+    BEGIN
+        IF pg_is_in_recovery() THEN
+            RETURN run;
+        END IF;
+        RETURN run || coalesce((SELECT ' ' || life FROM crossfeed.life), '');
+    END $$
+    """,
+    """
+    CREATE FUNCTION crossfeed.begin_life() RETURNS void
+    LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+        INSERT INTO crossfeed.life SELECT WHERE NOT EXISTS (SELECT FROM crossfeed.life) ON CONFLICT DO NOTHING
+    $$
+    """,
     # -- An expiry far in the future was set by a clock that has been put back since: it says nothing.
     """
     CREATE FUNCTION crossfeed.is_alive(relay crossfeed.relay) RETURNS boolean LANGUAGE sql AS $$
@@ -28,6 +57,7 @@ LEASE_FUNCTIONS = (
         missing int;
     BEGIN
         PERFORM pg_advisory_xact_lock(hashtextextended('crossfeed.keep_leases', 0));
+        PERFORM crossfeed.begin_life();
         DELETE FROM crossfeed.relay r WHERE r.relay <> me AND NOT crossfeed.is_alive(r);
         INSERT INTO crossfeed.relay (relay, name, lease_s, expires_at) VALUES (me, my_name, lease_s, until)
             ON CONFLICT (relay) DO UPDATE SET expires_at = excluded.expires_at;
@@ -44,7 +74,7 @@ LEASE_FUNCTIONS = (
             END IF;
         END LOOP;
         RETURN QUERY
-            SELECT others + 1, fair, extract(epoch FROM pg_postmaster_start_time())::text, s.slot, s.carries, s.token,
+            SELECT others + 1, fair, crossfeed.server(), s.slot, s.carries, s.token,
                 s.seen::text, s.target::text, s.position
             FROM (SELECT) AS always LEFT JOIN crossfeed.slot s ON s.owner = me ORDER BY s.slot;
     END $$

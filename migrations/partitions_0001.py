@@ -60,68 +60,83 @@ PARTITION_FUNCTIONS = (
         RETURN made;
     END $$
     """,
-    # -- Drops the oldest partition (empties the default one) if it is full, its messages are older than what is kept
-    # -- and every cursor is past them. One at a time, for the caller to commit. Returns 'dropped'; 'held' by a cursor,
-    # -- the first time 'newly held'; 'busy': the lock was not to be had; NULL: nothing is due.
+    # -- Drops the oldest partition if it is full, its messages are older than what is kept and every cursor is past
+    # -- them, or empties the default one. One at a time, for the caller to commit. Returns 'dropped'; 'held' by a
+    # -- cursor, the first time 'newly held'; 'busy': the lock was not to be had; NULL: nothing is due.
     """
     CREATE FUNCTION crossfeed.drop_partition(keep_s double precision) RETURNS text
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms' AS $$
     DECLARE
         drawn bigint := (SELECT last_value FROM crossfeed.outbox_seq);
         part crossfeed.outbox_partition;
+        outcome text;
         its text;
         newest timestamptz;
         highest xid8;
         before pg_snapshot;
+        due boolean;
         held boolean;
         late boolean;
     BEGIN
         IF NOT pg_try_advisory_xact_lock(hashtextextended('crossfeed.partitions', 0)) THEN
             RETURN NULL;
         END IF;
-        SELECT * INTO part FROM crossfeed.outbox_partition WHERE dropped_at IS NULL ORDER BY from_seq LIMIT 1;
-        -- The default partition holds every range that has no other: it is emptied when the sequence is past them all.
-        IF NOT FOUND OR drawn < (SELECT max(until_seq) FROM crossfeed.outbox_partition
-            WHERE from_seq = part.from_seq OR part.in_default AND in_default)
-            OR part.in_default AND drawn >= (SELECT max(until_seq) FROM crossfeed.outbox_partition)
-        THEN
-            RETURN NULL;
-        END IF;
-        its := CASE WHEN part.in_default THEN 'outbox_default' ELSE 'outbox_' || part.from_seq END;
-        EXECUTE format('SELECT (SELECT at FROM crossfeed.%1$I ORDER BY seq DESC LIMIT 1),
-            (SELECT xid FROM crossfeed.%1$I ORDER BY xid DESC LIMIT 1)', its) INTO newest, highest;
-        IF newest > clock_timestamp() - make_interval(secs => keep_s) THEN
-            RETURN NULL;
-        END IF;
-        -- The long look comes before the lock; with the lock in hand only what this snapshot does not show matters.
-        before := pg_current_snapshot();
-        EXECUTE format('SELECT EXISTS (SELECT FROM crossfeed.slot s JOIN crossfeed.%I o ON o.slot = s.slot
-            WHERE pg_snapshot_xmin(s.seen) <= %L AND NOT pg_visible_in_snapshot(o.xid, s.seen))', its, highest)
-            INTO held;
-        IF held THEN
-            UPDATE crossfeed.outbox_partition SET held_since = clock_timestamp()
-                WHERE from_seq = part.from_seq AND held_since IS NULL;
-            RETURN CASE WHEN FOUND THEN 'newly held' ELSE 'held' END;
-        END IF;
-        BEGIN
-            IF NOT part.in_default THEN
-                LOCK TABLE ONLY crossfeed.outbox IN ACCESS EXCLUSIVE MODE;
+        FOR part IN SELECT * FROM crossfeed.outbox_partition WHERE from_seq IN (
+                (SELECT min(from_seq) FROM crossfeed.outbox_partition WHERE dropped_at IS NULL AND NOT in_default),
+                (SELECT min(from_seq) FROM crossfeed.outbox_partition WHERE dropped_at IS NULL AND in_default))
+            ORDER BY in_default
+        LOOP
+            -- The default partition holds every range that has no other, and is emptied while the sequence is in one of
+            -- them too, but not above all that are known: what is gone is told from what was lost by its range.
+            CONTINUE WHEN CASE WHEN part.in_default
+                THEN drawn < part.from_seq OR drawn >= (SELECT max(until_seq) FROM crossfeed.outbox_partition)
+                ELSE drawn < part.until_seq END;
+            its := CASE WHEN part.in_default THEN 'outbox_default' ELSE 'outbox_' || part.from_seq END;
+            EXECUTE format('SELECT (SELECT at FROM crossfeed.%1$I ORDER BY seq DESC LIMIT 1),
+                (SELECT xid FROM crossfeed.%1$I ORDER BY xid DESC LIMIT 1)', its) INTO newest, highest;
+            due := newest IS NULL OR newest <= clock_timestamp() - make_interval(secs => keep_s);
+            held := false;
+            -- The long look comes before the lock; with it in hand only what this snapshot does not show matters.
+            before := pg_current_snapshot();
+            IF due THEN
+                EXECUTE format('SELECT EXISTS (SELECT FROM crossfeed.slot s JOIN crossfeed.%I o ON o.slot = s.slot
+                    WHERE pg_snapshot_xmin(s.seen) <= %L AND NOT pg_visible_in_snapshot(o.xid, s.seen))', its, highest)
+                    INTO held;
             END IF;
-            EXECUTE format('LOCK TABLE crossfeed.%I IN ACCESS EXCLUSIVE MODE', its);
-            EXECUTE format('SELECT EXISTS (SELECT FROM crossfeed.%1$I WHERE xid = ANY (%2$L::xid8[])) OR coalesce(
-                (SELECT xid FROM crossfeed.%1$I ORDER BY xid DESC LIMIT 1) >= %3$L, false)',
-                its, ARRAY(SELECT pg_snapshot_xip(before)), pg_snapshot_xmax(before)) INTO late;
-            IF late THEN
-                RETURN 'busy';
+            IF held <> (part.held_since IS NOT NULL) THEN
+                UPDATE crossfeed.outbox_partition SET held_since = CASE WHEN held THEN clock_timestamp() END
+                    WHERE from_seq = part.from_seq;
             END IF;
-            EXECUTE format(CASE WHEN part.in_default THEN 'TRUNCATE crossfeed.%I' ELSE 'DROP TABLE crossfeed.%I' END,
-                its);
-        EXCEPTION WHEN lock_not_available THEN
-            RETURN 'busy';
-        END;
-        UPDATE crossfeed.outbox_partition SET dropped_at = clock_timestamp(), newest_at = newest
-            WHERE from_seq = part.from_seq OR part.in_default AND in_default;
-        RETURN 'dropped';
+            IF held AND coalesce(outcome, 'busy') = 'busy' THEN
+                outcome := CASE WHEN part.held_since IS NULL THEN 'newly held' ELSE 'held' END;
+            END IF;
+            CONTINUE WHEN held OR NOT due;
+            BEGIN
+                IF NOT part.in_default THEN
+                    LOCK TABLE ONLY crossfeed.outbox IN ACCESS EXCLUSIVE MODE;
+                END IF;
+                EXECUTE format('LOCK TABLE crossfeed.%I IN ACCESS EXCLUSIVE MODE', its);
+                EXECUTE format('SELECT EXISTS (SELECT FROM crossfeed.%1$I WHERE xid = ANY (%2$L::xid8[]))
+                    OR coalesce((SELECT xid FROM crossfeed.%1$I ORDER BY xid DESC LIMIT 1) >= %3$L, false)
+                    OR coalesce((SELECT seq FROM crossfeed.%1$I ORDER BY seq DESC LIMIT 1) > %4$s, false)',
+                    its, ARRAY(SELECT pg_snapshot_xip(before)), pg_snapshot_xmax(before), drawn) INTO late;
+                IF late THEN
+                    RAISE lock_not_available;
+                END IF;
+                EXECUTE format('%s TABLE crossfeed.%I', CASE WHEN part.in_default THEN 'TRUNCATE' ELSE 'DROP' END, its);
+                INSERT INTO crossfeed.outbox_partition (from_seq, until_seq, in_default)
+                    SELECT drawn + 1, until_seq, true FROM crossfeed.outbox_partition
+                    WHERE part.in_default AND in_default AND from_seq <= drawn AND until_seq > drawn + 1;
+                UPDATE crossfeed.outbox_partition
+                    SET dropped_at = clock_timestamp(), newest_at = newest, until_seq = least(until_seq, drawn + 1)
+                    WHERE from_seq = part.from_seq
+                        OR part.in_default AND in_default AND dropped_at IS NULL AND from_seq <= drawn;
+                RETURN 'dropped';
+            EXCEPTION WHEN lock_not_available THEN
+                outcome := coalesce(outcome, 'busy');
+            END;
+        END LOOP;
+        RETURN outcome;
     END $$
     """,
 )

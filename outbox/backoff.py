@@ -61,7 +61,11 @@ async def patiently(step: Callable[[], Awaitable[T]], stop: asyncio.Event, on_re
         sleep=lambda seconds: pause(seconds, stop),
         reraise=True,
     )
+
+    async def attempt() -> T:  # of what is no coroutine function, such as a lambda, tenacity awaits nothing
+        return await step()
+
     try:
-        return await retrying(step)
+        return await retrying(attempt)
     except (TransientError, ConflictError):
         return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from json import JSONDecodeError
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import DBAPIError
@@ -100,7 +101,8 @@ async def load(
 def _is_exact(identity: Identity, loaded: Loaded) -> bool:
     try:
         load_exact(identity.partition_key)
-    except DocumentRefusedError as error:  # Python would round it, and then find no row: a silent loss
+    # Python would round it, and then find no row: a silent loss.
+    except (DocumentRefusedError, JSONDecodeError) as error:
         loaded.refused[identity] = Refused(None, f"the partition key: {error}")
         return False
     return True
@@ -202,12 +204,12 @@ async def _read(
     """Read what is held; a key that the statement cannot take is found by halving, and refused alone."""
     try:
         return list(zip(identities, await read_records(connection, mapping, identities), strict=True))
-    except (DBAPIError, DocumentRefusedError, TypeError, ValueError) as error:
+    except (DBAPIError, DocumentRefusedError) as error:
         cause = driver_error(error)
         if isinstance(error, DBAPIError) and not is_documents_fault(error):
             raise
         if len(identities) == 1:
-            reason = describe(cause) if cause is not None else type(error).__name__
+            reason = describe(cause) if cause is not None else str(error)
             loaded.refused[identities[0]] = Refused(None, f"the key cannot be read back: {reason}")
             return []
     half = len(identities) // 2

@@ -47,8 +47,8 @@ class Cursor:
 class SlotGroup:
     """Slots of one kind that stand at the very same cursor: one statement reads them all.
 
-    `tokens` are those of the slots, in their order; `server` is when the server started on which the cursor was read
-    (pg_postmaster_start_time as text): snapshots of another one may mean something else.
+    `tokens` are those of the slots, in their order; `server` names the life of the server on which the cursor was read
+    (crossfeed.server): snapshots of another one may mean something else.
     """
 
     slots: tuple[int, ...]
@@ -58,8 +58,9 @@ class SlotGroup:
     server: str | None = None
 
 
-SERVER = "extract(epoch FROM pg_postmaster_start_time())::text"
-"""Tells one run of a server from every other, and so from the server that a failover or a restore puts in its place."""
+SERVER = "(SELECT crossfeed.server())"
+"""Tells one life of a server from every other, which a restart or a crash ends, and from the server that a failover or
+a restore puts in its place."""
 
 _LOAD = f"""
     SELECT array_agg(slot ORDER BY slot), seen::text AS seen, target::text AS target, position, carries,

@@ -89,12 +89,17 @@ class Delivery:
             self._check_age(loaded_at)
             check()
 
-        def remember(item: Publish, outcome: Outcome) -> None:
-            if not isinstance(outcome, Postponed):
-                self._delivered[item.identity] = (item.stamp, outcome)
-            on_delivered(item.identity, outcome)
+        delivered = self._delivered
 
-        known = {item.identity: self._delivered[item.identity][1] for item in items if self._is_delivered(item)}
+        def remember(item: Publish, outcome: Outcome) -> None:
+            identity = item.identity
+            if not isinstance(outcome, Postponed):
+                delivered[identity] = (item.stamp, outcome)
+            on_delivered(identity, outcome)
+
+        known: dict[Identity, Outcome] = {}
+        if delivered:
+            known = {item.identity: delivered[item.identity][1] for item in items if self._is_delivered(item)}
         unsent = [item for item in items if item.identity not in known] if known else items
         may_send()
         outcomes = await self._sink.write(unsent, check=may_send, on_outcome=remember, backlog=backlog)

@@ -87,6 +87,10 @@ class Events:
         """Return True: whoever is primary, its events come through the log."""
         return True
 
+    def may_overlap(self, loaded: None) -> bool:
+        """Return True: an event never changes."""
+        return True
+
     async def load(self, connection: AsyncConnection, batch: Batch) -> None:
         """Load nothing: a message holds its event."""
 

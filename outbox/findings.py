@@ -164,7 +164,7 @@ async def _read(connection: AsyncConnection, mapping: EntityMapping[Any], identi
     try:
         async with connection.begin_nested():
             return await read_held(connection, mapping, identities)
-    except (DBAPIError, DocumentRefusedError, TypeError, ValueError) as error:
+    except (DBAPIError, DocumentRefusedError) as error:
         if isinstance(error, DBAPIError) and not is_documents_fault(error):
             raise
         if len(identities) == 1:

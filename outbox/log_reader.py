@@ -200,8 +200,11 @@ class _Seen:
         if self.group.carries is Carries.STATES:
             messages = tuple([Message(seq, Identity(entity, key, id_), age_s) for seq, entity, key, id_, age_s in rows])
         else:
+            # A slot may have come to carry states, if the log was cut anew and this relay has not heard of it yet.
             events = tuple(
-                EventMessage(seq, Identity(entity, key, id_), *rest) for seq, entity, key, id_, *rest in rows
+                EventMessage(seq, Identity(entity, key, id_), event_id, *rest)
+                for seq, entity, key, id_, event_id, *rest in rows
+                if event_id is not None
             )
         xid, at = self.newest
         newest = Mark(rows[-1][0], int(xid), at) if rows and xid is not None and at is not None else None

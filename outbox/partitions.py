@@ -29,6 +29,13 @@ async def make_partitions(engine: AsyncEngine, size: int) -> int:
         sqlalchemy.exc.DBAPIError: Postgres did not answer; repeat.
 
     """
-    async with engine.begin() as connection:
-        made: int = (await connection.execute(_MAKE, {"size": size, "ahead": AHEAD})).scalar_one()
+    made = 0
+    async with engine.connect() as connection:
+        # Each statement commits itself: a process that is stopped in between must hold no lock.
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        for _ in range(AHEAD):  # one at a time while the default partition is in use
+            found: int = (await connection.execute(_MAKE, {"size": size, "ahead": AHEAD})).scalar_one()
+            made += found
+            if not found:
+                break
     return made

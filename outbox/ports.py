@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from core.phases import PhaseRow
     from core.settings import Settings
     from outbox.cursor import Carries, SlotGroup
+    from outbox.line import Line
     from outbox.log_reader import Batch
     from outbox.stats import RelayStats
 
@@ -37,6 +38,10 @@ class Kind(Protocol):
 
     def flows(self, phase: PhaseRow) -> bool:
         """Whether cursors move in this phase."""
+        ...
+
+    def may_overlap(self, loaded: Any) -> bool:  # noqa: ANN401 - what `load` returned
+        """Whether later pages may be loaded before this one has been sent: sending it changes nothing in Postgres."""
         ...
 
     async def load(self, connection: AsyncConnection, batch: Batch) -> Any:  # noqa: ANN401 - each kind's own
@@ -122,6 +127,8 @@ class Wiring:
 
     settings: Settings
     engine: AsyncEngine
+    line: Line
+    """Where small reads go."""
     stats: RelayStats
     clock: Callable[[], float]
     lineage: Lineage | None

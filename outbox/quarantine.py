@@ -33,6 +33,9 @@ log = structlog.get_logger()
 FRESH_S = 1.0
 """How long an answer of Postgres about the phase is good enough to create a document, in seconds."""
 
+# Whoever takes over from a process that was stopped in the middle of it has the same letter to write, and would wait.
+_GIVE_UP = "SELECT set_config('idle_in_transaction_session_timeout', '10s', true)"
+
 
 class LetterQuarantine:
     """The port `core.cosmos.publish.Quarantine` by dead letters: the mirror's letter of the same write is the same.
@@ -71,6 +74,7 @@ class LetterQuarantine:
         letter = DeadLetter(Direction.TO_POSTGRES, kind, identity, quarantine_reason(found), found)
         with translated(f"quarantining {identity.entity} {identity.id!r}"):
             async with self._engine.begin() as connection:
+                await connection.exec_driver_sql(_GIVE_UP)
                 await _check_epoch(connection, item)
                 [held] = await read_held(connection, self._mappings.named(identity.entity), [identity])
                 if held.stamp is not None and held.stamp > item.stamp:

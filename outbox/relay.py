@@ -30,6 +30,7 @@ from outbox.cursor import Carries
 from outbox.events import Events
 from outbox.health import RelayHealth
 from outbox.leases import Leases
+from outbox.line import Line
 from outbox.lineage import Lineage
 from outbox.others import is_waiting_elsewhere
 from outbox.ports import Wiring
@@ -124,7 +125,8 @@ class Relay:
         if events is not None:
             kinds[Carries.EVENTS] = Events(settings, engine, events, self.stats, clock)
         self._kinds = kinds
-        wiring = Wiring(settings, engine, self.stats, clock, lineage, self._may_go_on)
+        line = Line(engine, settings.postgres_pool_size, clock)
+        wiring = Wiring(settings, engine, line, self.stats, clock, lineage, self._may_go_on)
         self._rounds = Rounds(self.leases, kinds, wiring)
         self._waits_for: dict[Carries, str | None] = {}
         self._warned_of: dict[Carries, int] = {}

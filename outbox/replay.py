@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from core.errors import ConflictError
 from core.postgres.failures import translated
-from core.postgres.phases import read_phase
+from core.postgres.phases import GIVE_WAY, read_phase
 from outbox.log_reader import sends
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ async def replay(engine: AsyncEngine, since: datetime | timedelta, *, events: bo
     """
     with translated("replaying the log"):
         async with engine.begin() as connection:
+            await connection.execute(GIVE_WAY)
             await connection.execute(_HOLD)
             kinds = await _kinds(connection, events=events)
             moment = await _moment(connection, since)

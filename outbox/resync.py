@@ -55,12 +55,15 @@ _BEGIN = """
 """
 _CAPTURED = "SELECT entity FROM crossfeed.captured WHERE entity <> ALL(%(known)s) ORDER BY 1"
 
-# What a slot's cursor has not seen. Both are of the cluster that the log came from, so they fit each other.
+# What a slot's cursor has not seen, where both are of this cluster. In another one, into which a dump was restored,
+# what was committed since has transaction ids that the cursor takes for delivered ones: there all events of the log go
+# out again, and those that were delivered are found by their ids.
 _UNSENT_EVENTS = """
     CREATE TEMPORARY TABLE crossfeed_unsent ON COMMIT DROP AS
     SELECT o.* FROM crossfeed.outbox o JOIN crossfeed.slot s USING (slot)
-    WHERE o.event_id IS NOT NULL AND NOT pg_visible_in_snapshot(o.xid, s.seen)
-        AND (s.target IS NULL OR o.seq > s.position OR NOT pg_visible_in_snapshot(o.xid, s.target))
+    WHERE o.event_id IS NOT NULL AND (s.system_identifier IS DISTINCT FROM %(system)s::bigint
+        OR NOT pg_visible_in_snapshot(o.xid, s.seen)
+        AND (s.target IS NULL OR o.seq > s.position OR NOT pg_visible_in_snapshot(o.xid, s.target)))
 """
 _PARTITIONS = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'crossfeed.outbox'::regclass"
 # New numbers and this transaction's id; in their order.
@@ -88,6 +91,7 @@ _OPENED = """
     UPDATE crossfeed.lineage SET history = opening, republish = %(epoch)s
     WHERE opening = %(opening)s::uuid AND republish IS NULL
 """
+_ANOTHER: Final = "another re-sync of this database is under way, or has ended; look at the relays"
 _END = "UPDATE crossfeed.lineage SET opening = NULL, republish = NULL WHERE opening = %(opening)s::uuid"
 
 
@@ -193,6 +197,8 @@ class Resync:
 
         async def once() -> int:
             facts = await self._facts()
+            if facts.opening != opening:
+                raise ConflictError(_ANOTHER)
             markers = Markers(self._store, self._settings.control_container, facts.instance)
             control = await markers.read()
             known = control.charter
@@ -228,8 +234,7 @@ class Resync:
                 raise ConflictError(msg)
             opened = await connection.exec_driver_sql(_OPENED, {"epoch": row.epoch, "opening": opening})
             if opened.rowcount == 0:
-                msg = "another re-sync of this database is under way, or has ended; look at the relays"
-                raise ConflictError(msg)
+                raise ConflictError(_ANOTHER)
             await _restart_log(connection, facts)
 
         with translated("opening the epoch of the re-sync"):
@@ -238,7 +243,7 @@ class Resync:
 
 async def _restart_log(connection: AsyncConnection, facts: Facts) -> None:
     """Empty the log of what another cluster may have numbered, but for the events that are still to be sent."""
-    await connection.exec_driver_sql(_UNSENT_EVENTS)
+    await connection.exec_driver_sql(_UNSENT_EVENTS, {"system": facts.system})
     partitions = list((await connection.exec_driver_sql(_PARTITIONS)).scalars())
     await connection.exec_driver_sql(f"TRUNCATE {', '.join(partitions)}")
     # The fence of the log is for writers: while Cosmos DB is the primary, only its events are in there.

@@ -62,7 +62,11 @@ async def maintain(engine: AsyncEngine, settings: Settings) -> Maintained:
 
 
 async def _drop(engine: AsyncEngine, keep_s: float) -> str | None:
-    """Drop one partition in a transaction of its own: the lock that it needs stops every writer."""
-    async with engine.begin() as connection:
+    """Drop one partition in a transaction of its own: the lock that it needs stops every writer.
+
+    One statement, which commits itself: a process that is stopped after it was sent must not hold that lock.
+    """
+    async with engine.connect() as connection:
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
         outcome: str | None = (await connection.execute(_DROP, {"keep_s": keep_s})).scalar_one()
     return outcome

@@ -37,6 +37,9 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 
+PAUSE_SHARE = 0.25
+"""How long to pause between two polls, as a share of the time for which there was nothing, within what is set."""
+
 _STALE = (LeaseLostError, ServerChangedError, LineageMovedError)
 """After these, leases and cursors are read and compared anew."""
 
@@ -77,17 +80,20 @@ class Rounds:
             HistoryLostError: Postgres has lost what was sent from it.
 
         """
-        while not stop.is_set():
-            if await self._patiently(self._begin, stop, self) is None:
-                continue
-            self.last_error = None
-            if not self.streams:
-                await pause(self._wiring.settings.relay_lease_s / 20, stop)
-                continue
-            await self._round(stop)
-            if not stop.is_set():
-                await self._patiently(self._align, stop, self)
-            await self._end()
+        try:
+            while not stop.is_set():
+                if await self._patiently(self._begin, stop, self) is None:
+                    continue
+                self.last_error = None
+                if not self.streams:
+                    await pause(self._wiring.settings.relay_lease_s / 20, stop)
+                    continue
+                await self._round(stop)
+                if not stop.is_set():
+                    await self._patiently(self._align, stop, self)
+                await self._end()
+        finally:
+            await self._wiring.line.close()
 
     async def once(self, *, whole: bool) -> bool:
         """Do one page of every group, or, if `whole`, all pages; store the cursors. Return whether there is more.
@@ -109,7 +115,8 @@ class Rounds:
             self._is_stale = True
             raise
         finally:
-            self._keep_places()
+            await self._stop_streams()
+            await self._wiring.line.close()
         return more
 
     async def _begin(self) -> bool:
@@ -157,17 +164,17 @@ class Rounds:
             for task in (*following, *watching):
                 task.cancel()
             await asyncio.gather(*following, *watching, return_exceptions=True)
-            self._keep_places()
+            await self._stop_streams()
 
     async def _follow(self, stream: Stream, over: asyncio.Event) -> None:
         """Follow the log until the round is over, then store the cursor."""
         shortest = self._wiring.settings.relay_poll_min_ms / 1000
         longest = max(shortest, self._wiring.settings.relay_poll_max_ms / 1000)
-        wait_s = shortest
+        found_at = self._wiring.clock()
 
         async def step() -> int:
             try:
-                return await stream.catch_up(over.is_set)
+                return await stream.poll(over.is_set)
             except _STALE:
                 self._is_stale = True
                 over.set()
@@ -179,11 +186,12 @@ class Rounds:
                 continue
             if self._may_align():
                 over.set()
-            wait_s = shortest if messages else min(longest, wait_s * 2)
-            await pause(wait_s, over)
+            now = self._wiring.clock()
+            found_at = now if messages else found_at
+            await pause(min(longest, max(shortest, (now - found_at) * PAUSE_SHARE)), over)
         if not self._is_stale:
             try:
-                await stream.flush()
+                await self._told(stream.settle, stream)
             except (TransientError, ConflictError) as error:  # what was not stored is sent again
                 self._is_stale = True
                 log.warning("relay.cursor_not_stored", error=type(error).__name__, reason=str(error))
@@ -207,7 +215,7 @@ class Rounds:
             self._is_stale = True
             return False
         finally:
-            self._keep_places()
+            await self._stop_streams()
         return True
 
     async def _align_kind(self, streams: Sequence[Stream]) -> None:
@@ -235,8 +243,11 @@ class Rounds:
                 self._is_stale = True
                 log.warning("relay.slots_not_released", error=type(error).__name__)
 
-    def _keep_places(self) -> None:
+    async def _stop_streams(self) -> None:
         for stream in self.streams:
+            await stream.abandon()
+            if not stream.is_recorded:  # from the stored cursor on, or what failed would be passed over
+                self._is_stale = True
             for slot in stream.group.slots:
                 self._places[slot] = replace(self._places[slot], cursor=stream.cursor)
 
@@ -247,23 +258,28 @@ class Rounds:
         """
 
         async def once() -> T:
-            try:
-                return await step()
-            except CrossfeedError as error:
-                who.last_error = type(error).__name__
-                raise
-            except Exception as error:
-                who.last_error = type(error).__name__
-                frames = traceback.extract_tb(error.__traceback__)[-3:]
-                log.error(  # noqa: TRY400 - a traceback may quote values
-                    "relay.unexpected",
-                    error=type(error).__name__,
-                    where=[f"{frame.name}:{frame.lineno}" for frame in frames],
-                )
-                msg = f"an unexpected {type(error).__name__}"
-                raise StoreUnavailableError(msg) from error
+            return await self._told(step, who)
 
         return await patiently(once, stop, self._count_retry)
+
+    @staticmethod
+    async def _told(step: Callable[[], Awaitable[T]], who: Rounds | Stream) -> T:
+        """Do a step once; a fault of the program counts as one of infrastructure."""
+        try:
+            return await step()
+        except CrossfeedError as error:
+            who.last_error = type(error).__name__
+            raise
+        except Exception as error:
+            who.last_error = type(error).__name__
+            frames = traceback.extract_tb(error.__traceback__)[-3:]
+            log.error(  # noqa: TRY400 - a traceback may quote values
+                "relay.unexpected",
+                error=type(error).__name__,
+                where=[f"{frame.name}:{frame.lineno}" for frame in frames],
+            )
+            msg = f"an unexpected {type(error).__name__}"
+            raise StoreUnavailableError(msg) from error
 
     def _count_retry(self) -> None:
         self._wiring.stats.retries += 1

@@ -93,6 +93,10 @@ class States:
         """Whether the cursor moves in this phase."""
         return sends(phase) or phase.phase is Phase.POSTGRES_ONLY
 
+    def may_overlap(self, loaded: Loaded) -> bool:
+        """Whether no row has to be lifted: a page loaded before that would hold a state older than what is sent."""
+        return not loaded.buried
+
     async def load(self, connection: AsyncConnection, batch: Batch) -> Loaded:
         """Load the current state of everything that a batch names. See outbox.current_state.load."""
         if not batch.messages:
@@ -125,16 +129,17 @@ class States:
             ages.setdefault(message.identity, message.age_s)  # the oldest of each
         await self._lift(batch.phase, loaded)
 
+        clock, count = self.clock, self._count
+
         def delivered(identity: Identity, outcome: Outcome) -> None:
-            self._count(outcome, ages[identity] + self.clock() - read_at)
+            count(outcome, ages[identity] + clock() - read_at)
 
         outcomes = await self._delivery.send(loaded.publish, read_at, check, delivered, backlog=backlog)
         await self._judge(outcomes, batch.phase)
         self.stats.absent += len(ages) - len(outcomes) - len(loaded.refused)
-        return StateReport(
-            tuple(_failures(loaded.refused | outcomes)),
-            tuple(identity for identity, outcome in outcomes.items() if not isinstance(outcome, Refused | Postponed)),
-        )
+        failures = tuple(_failures(outcomes, loaded.refused))
+        failed = {failure.identity for failure in failures}
+        return StateReport(failures, tuple([one for one in outcomes if one not in failed] if failed else outcomes))
 
     async def record(self, connection: AsyncConnection, reports: Sequence[StateReport]) -> None:
         """Park what failed and settle what arrived, in a transaction that holds the slots: a later page counts."""
@@ -177,7 +182,7 @@ class States:
             loaded.publish, read_at, check, lambda _, outcome: self._count(outcome, None), backlog=True
         )
         await self._judge(outcomes, phase)
-        failures = _failures(loaded.refused | outcomes)
+        failures = _failures(outcomes, loaded.refused)
         with translated("recording what was parked"):
             async with self.engine.begin() as connection:
                 if not await hold(connection, dict(zip(group.slots, group.tokens, strict=True)), self._policy):
@@ -189,8 +194,8 @@ class States:
         return len(due) == RETRIES
 
     async def _judge(self, outcomes: Mapping[Identity, Outcome], phase: PhaseRow) -> None:
-        found = {identity: outcome.found for identity, outcome in outcomes.items() if isinstance(outcome, Superseded)}
-        if found:
+        if Superseded in set(map(type, outcomes.values())):
+            found = {one: outcome.found for one, outcome in outcomes.items() if isinstance(outcome, Superseded)}
             await judge_superseded(self.engine, self.mappings, found, phase)
 
     async def _lift(self, phase: PhaseRow, loaded: Loaded) -> None:
@@ -227,10 +232,12 @@ class States:
             stats.lags.add(lag_s)
 
 
-def _failures(outcomes: dict[Identity, Outcome]) -> list[Failure]:
+def _failures(outcomes: dict[Identity, Outcome], refused: dict[Identity, Refused]) -> list[Failure]:
     """Return what has to be parked, in the order of identities, so that two transactions cannot wait for each other."""
-    failed = []
-    for identity, outcome in outcomes.items():
+    failed: list[Failure] = []
+    if not refused and {Refused, Postponed}.isdisjoint(map(type, outcomes.values())):
+        return failed
+    for identity, outcome in (refused | outcomes).items():
         if isinstance(outcome, Refused):
             failed.append(Failure(identity, outcome.reason, counts=True))
         elif isinstance(outcome, Postponed):

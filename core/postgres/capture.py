@@ -173,8 +173,8 @@ def _remove(name: str) -> str:
             LOOP
                 EXECUTE format('DROP TRIGGER %I ON %s', doomed.tgname, doomed.relation);
             END LOOP;
-            FOR doomed IN SELECT unnest(ARRAY['stamp_', 'captured_insert_', 'captured_update_', 'captured_delete_',
-                    'lift_']) || mapped.routine AS routine
+            FOR doomed IN SELECT unnest(ARRAY['stamp_insert_', 'stamp_update_', 'captured_insert_',
+                    'captured_update_', 'captured_delete_', 'lift_']) || mapped.routine AS routine
                 UNION ALL SELECT kind || mapped.routine || '_' || n
                 FROM unnest(ARRAY['child_insert_', 'child_update_', 'child_delete_']) AS kind,
                     generate_subscripts(mapped.children, 1) AS n

@@ -1,5 +1,8 @@
 """Spells the trigger functions that are generated for each mapped table, so that their SQL is planned once.
 
+Most statements write one row, and an upsert fires the triggers of INSERT and of UPDATE. What costs there is not the
+rows but every query and expression that is made ready anew in each transaction: so few of them on the way of one row.
+
 A key change in one statement may hand a key from row to row (a -> b while b -> c). The row stamp sees only its own
 past; a row that took over a key is therefore lifted above what that key's former row had reached.
 """
@@ -11,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from core.postgres.names import (
     KEY_DIGEST,
     ROOT_WRITTEN,
+    columns_of,
     is_tombstone,
     literal,
     partition_key_of,
@@ -29,14 +33,16 @@ _TRACE = "nullif(current_setting('crossfeed.traceparent', true), '')"
 _THIS_TABLE = "crossfeed_this_table"
 _DEFINER = "SECURITY DEFINER SET search_path = pg_catalog, pg_temp"
 _INVOKER = "SECURITY INVOKER"
-# Not a WHEN clause of the trigger: Postgres reads each of those from its text again in every statement.
-_UNLESS_MIRRORING = "IF current_setting('crossfeed.mirroring', true) = 'on' THEN RETURN NULL; END IF;"
+# Asked in the functions, not in a WHEN clause: Postgres reads each of those from its text again in every statement.
+_MIRRORING = "current_setting('crossfeed.mirroring', true) = 'on'"
+_UNLESS_MIRRORING = f"IF {_MIRRORING} THEN RETURN NULL; END IF;"
 
 
 def functions_of(mapping: EntityMapping[Any], routine: str) -> list[str]:
     """Return the statements that create or replace the trigger functions of a mapping's tables."""
     return [
-        _stamp(mapping, routine),
+        _stamp_insert(mapping, routine),
+        _stamp_update(mapping, routine),
         _captured_insert(mapping, routine),
         _captured_update(mapping, routine),
         _lift(mapping, routine),
@@ -65,48 +71,70 @@ def _in_place(sql: str, table: str) -> str:
     """
 
 
-def _stamp(mapping: EntityMapping[Any], routine: str) -> str:
-    """Stamp a row with (epoch, version); a key that was used before goes on from its tombstone."""
-    moved = " OR ".join(f"NEW.{quoted(name)} IS DISTINCT FROM OLD.{quoted(name)}" for name in mapping.identity_columns)
-    taken = f"({partition_key_of(mapping, 'NEW')})"
+def _stamp_insert(mapping: EntityMapping[Any], routine: str) -> str:
+    """Stamp a new row with (epoch, version); a key that was used before goes on from its tombstone."""
+    # The index alone answers for nearly all keys; who finds something there compares the key in full.
+    probe = (
+        f"EXISTS (SELECT FROM crossfeed.tombstone d WHERE d.entity = {literal(mapping.name)}"
+        f" AND md5(d.partition_key || d.id)::uuid = md5({partition_key_of(mapping, 'NEW')} || NEW.id)::uuid)"
+    )
     return _function(
-        f"stamp_{routine}",
+        f"stamp_insert_{routine}",
         f"""
         DECLARE
-            buried record;
-            reached bigint := 0;
+            reached bigint;
         BEGIN
-            IF TG_OP = 'UPDATE' THEN
-                -- No other writer raises a version by more than one: others do not pay for the question.
-                IF NEW.crossfeed_version > OLD.crossfeed_version + 1
-                    AND current_setting('crossfeed.lifting', true) = {literal(routine)}
-                THEN
-                    RETURN NEW;
-                END IF;
-                IF NOT ({moved}) THEN
-                    NEW.crossfeed_epoch := TG_ARGV[0]::bigint;
-                    NEW.crossfeed_version := OLD.crossfeed_version + 1;
-                    RETURN NEW;
-                END IF;
-                reached := OLD.crossfeed_version;
-            END IF;
-            -- What was taken from Cosmos belongs to the key: the new key's tombstone knows what was taken of it.
-            SELECT d.version, d.etag, d.ts, d.lsn INTO buried
-                FROM crossfeed.tombstone d WHERE {is_tombstone(mapping, "d", taken, "NEW.id")};
-            IF FOUND OR NEW.crossfeed_etag IS NOT NULL OR NEW.crossfeed_ts IS NOT NULL
+            IF {_MIRRORING} THEN RETURN NEW; END IF;
+            IF {probe} OR NEW.crossfeed_etag IS NOT NULL OR NEW.crossfeed_ts IS NOT NULL
                 OR NEW.crossfeed_lsn IS NOT NULL
             THEN
-                NEW.crossfeed_etag := buried.etag;
-                NEW.crossfeed_ts := buried.ts;
-                NEW.crossfeed_lsn := buried.lsn;
-                reached := greatest(reached, buried.version);
+                {_take_over(mapping)};
             END IF;
             NEW.crossfeed_epoch := TG_ARGV[0]::bigint;
-            NEW.crossfeed_version := reached + 1;
+            NEW.crossfeed_version := coalesce(reached, 0) + 1;
             RETURN NEW;
         END
         """,
     )
+
+
+def _stamp_update(mapping: EntityMapping[Any], routine: str) -> str:
+    """Stamp a row that was there; one that takes another key goes on from the tombstone of that key, too."""
+    moved = " OR ".join(f"NEW.{quoted(name)} IS DISTINCT FROM OLD.{quoted(name)}" for name in mapping.identity_columns)
+    # No other writer raises a version by more than one: others do not pay for the question who lifts.
+    return _function(
+        f"stamp_update_{routine}",
+        f"""
+        DECLARE
+            reached bigint;
+        BEGIN
+            IF {_MIRRORING} OR NEW.crossfeed_version > OLD.crossfeed_version + 1
+                AND current_setting('crossfeed.lifting', true) = {literal(routine)}
+            THEN
+                RETURN NEW;
+            END IF;
+            IF {moved} THEN
+                {_take_over(mapping)};
+            END IF;
+            NEW.crossfeed_epoch := TG_ARGV[0]::bigint;
+            NEW.crossfeed_version := greatest(reached, OLD.crossfeed_version) + 1;
+            RETURN NEW;
+        END
+        """,
+    )
+
+
+def _take_over(mapping: EntityMapping[Any]) -> str:
+    """Give NEW what its key's tombstone knows was taken from Cosmos; `reached` becomes the tombstone's version.
+
+    What was taken belongs to the key: without a tombstone nothing was, whatever the writer or the former key says.
+    """
+    return f"""
+        SELECT d.version, d.etag, d.ts, d.lsn
+            INTO reached, NEW.crossfeed_etag, NEW.crossfeed_ts, NEW.crossfeed_lsn
+            FROM crossfeed.tombstone d
+            WHERE {is_tombstone(mapping, "d", f"({partition_key_of(mapping, 'NEW')})", "NEW.id")}
+    """
 
 
 def _message(mapping: EntityMapping[Any], rows: str, version: str, epoch: str, deleted: str) -> str:
@@ -118,50 +146,77 @@ def _message(mapping: EntityMapping[Any], rows: str, version: str, epoch: str, d
     """
 
 
-def _new_rows(mapping: EntityMapping[Any]) -> str:
-    return (
+def _upserts(mapping: EntityMapping[Any], which: str = "") -> str:
+    """Emit the new rows, or those of them (`n`) that `which`, the end of a FROM clause, leaves."""
+    rows = (
         f"(SELECT {partition_key_of(mapping, 'n')} AS partition_key, n.id, n.crossfeed_epoch, n.crossfeed_version"
-        " FROM new_rows n)"
+        f" FROM new_rows n{which})"
     )
-
-
-def _upserts(mapping: EntityMapping[Any]) -> str:
-    return _message(mapping, _new_rows(mapping), "changed.crossfeed_version", "changed.crossfeed_epoch", "false")
+    return _message(mapping, rows, "changed.crossfeed_version", "changed.crossfeed_epoch", "false")
 
 
 def _captured_insert(mapping: EntityMapping[Any], routine: str) -> str:
-    return _function(f"captured_insert_{routine}", f"BEGIN {_UNLESS_MIRRORING} {_upserts(mapping)}; RETURN NULL; END")
+    return _function(
+        f"captured_insert_{routine}",
+        f"""BEGIN
+            -- An upsert of a row that was there inserts none.
+            IF {_MIRRORING} OR NOT EXISTS (SELECT FROM new_rows) THEN RETURN NULL; END IF;
+            {_upserts(mapping)};
+            RETURN NULL;
+        END""",
+    )
 
 
 def _captured_update(mapping: EntityMapping[Any], routine: str) -> str:
-    """Emit an upsert per new row, then a delete per key that no row has any more."""
+    """Emit an upsert per new row, then a delete per key that no row has any more.
+
+    One row that kept its key is what most statements are about: it is told apart by the query that emits it.
+    """
+    kept = f"{same_identity(mapping, 'n', 'o')} AND n.crossfeed_version > o.crossfeed_version"
+    alone = "NOT EXISTS (SELECT FROM new_rows OFFSET 1)"
     left = f"NOT EXISTS (SELECT FROM new_rows n WHERE {same_identity(mapping, 'n', 'o')})"
     return _function(
         f"captured_update_{routine}",
         f"""
         DECLARE
-            written bigint;
+            any_left boolean;
+            any_behind boolean;
         BEGIN
             {_UNLESS_MIRRORING}
-            {_upserts(mapping)};
-            GET DIAGNOSTICS written = ROW_COUNT;
-            -- One row that kept its key is what most statements are about: it is told without a join.
-            IF written = 0 OR written = 1 AND (
-                SELECT {same_identity(mapping, "n", "o")} AND n.crossfeed_version > o.crossfeed_version
-                FROM old_rows o CROSS JOIN new_rows n)
-            THEN
+            {_upserts(mapping, f", old_rows o WHERE {kept} AND {alone}")};
+            IF FOUND THEN
                 RETURN NULL;
             END IF;
-            IF EXISTS (SELECT FROM old_rows o WHERE {left}) THEN
+            {_upserts(mapping)};
+            IF NOT FOUND THEN
+                RETURN NULL;
+            END IF;
+            {_compare_keys(mapping)};
+            IF any_left THEN
                 {_bury(mapping, f"SELECT o.* FROM old_rows o WHERE {left}")};
             END IF;
-            IF EXISTS (SELECT FROM old_rows o JOIN new_rows n ON {same_identity(mapping, "n", "o")}
-                       WHERE n.crossfeed_version <= o.crossfeed_version) THEN
+            IF any_behind THEN
                 PERFORM set_config('crossfeed.lifting', {literal(f"{routine} asked")}, true);
             END IF;
             RETURN NULL;
         END""",
     )
+
+
+def _compare_keys(mapping: EntityMapping[Any]) -> str:
+    """Tell whether a key has no row any more, and whether one has a row that is not newer than its former one.
+
+    Grouped, not joined: a session keeps the plan of its first, perhaps small statement, and a nested loop over a
+    hundred thousand rows of each kind would not end.
+    """
+    keys = columns_of(mapping.identity_columns)
+    return f"""
+        SELECT bool_or(k.written IS NULL), bool_or(k.written <= k.former) INTO any_left, any_behind FROM (
+            SELECT min(v.written) AS written, max(v.former) AS former FROM (
+                SELECT {keys}, crossfeed_version AS written, NULL::bigint AS former FROM new_rows
+                UNION ALL SELECT {keys}, NULL, crossfeed_version FROM old_rows) AS v
+            GROUP BY {keys}) AS k
+    """
 
 
 def _lift(mapping: EntityMapping[Any], routine: str) -> str:
@@ -225,6 +280,7 @@ def _child_functions(mapping: EntityMapping[Any], child: ChildTable, routine: st
         function = _function(
             f"child_{event}_{routine}",
             f"""BEGIN
+                {_UNLESS_MIRRORING}
                 PERFORM FROM {_THIS_TABLE} r WHERE {changed}
                     AND {root_text(mapping, "r")} IS DISTINCT FROM current_setting('{ROOT_WRITTEN}', true)
                     ORDER BY {columns} FOR NO KEY UPDATE;

@@ -110,6 +110,8 @@ async def raw(connection: AsyncConnection) -> psycopg.AsyncConnection[Any]:
 async def fetch(connection: AsyncConnection, sql: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
     """Run a hot statement in the transaction of `connection` and return its rows, past SQLAlchemy's own rows.
 
+    It is prepared where the connection prepares at all (outbox.line).
+
     Raises:
         sqlalchemy.exc.DBAPIError: Postgres refused it, or did not answer.
 
@@ -117,7 +119,7 @@ async def fetch(connection: AsyncConnection, sql: str, parameters: dict[str, Any
     driver = await raw(connection)
     try:
         async with driver.cursor(binary=True) as cursor:
-            await cursor.execute(sql, parameters)
+            await cursor.execute(sql, parameters, prepare=True)
             return await cursor.fetchall()
     except psycopg.Error as error:
         if driver.closed:

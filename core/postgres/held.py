@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from core.content import Document, dump, load_exact
+from core.errors import DocumentRefusedError
 from core.postgres.engine import fetch
 from core.postgres.names import is_tombstone, partition_key_of, same_identity, table_name
 from core.postgres.selects import children_of, row_of
@@ -83,15 +85,24 @@ class Held:
 
 
 def key_record(mapping: EntityMapping[Any], identity: Identity) -> dict[str, Any]:
-    """Return the identity's columns as a JSON object for jsonb_populate_recordset."""
-    return {**dict(zip(mapping.key_columns, identity.parts, strict=True)), "id": identity.id}
+    """Return the identity's columns as a JSON object for jsonb_populate_recordset.
+
+    Raises:
+        DocumentRefusedError: its partition key is none of the mapping's.
+
+    """
+    try:
+        return {**dict(zip(mapping.key_columns, identity.parts, strict=True)), "id": identity.id}
+    except (TypeError, ValueError) as error:
+        msg = f"the partition key has not the levels of {mapping.name}'s"
+        raise DocumentRefusedError(msg) from error
 
 
 Record = tuple[Any, ...]
 """What is held of one identity, as the statement gave it; `held_of` makes sense of it.
 
-Epoch, version, `_etag`, `_ts`, `_lsn` and JSON of the row, the first five of its tombstone, and for each child table its
-rows as JSON. A plain tuple, the driver's: there is one for every document.
+Epoch, version, `_etag`, `_ts`, `_lsn` and JSON of the row, the first five of its tombstone, and for each child table
+its rows as JSON. A plain tuple, the driver's: there is one for every document.
 """
 
 
@@ -102,7 +113,7 @@ async def read_held(
 
     Raises:
         sqlalchemy.exc.DBAPIError: Postgres did not answer, or refused a key.
-        ValueError: a partition key has not the mapping's levels.
+        DocumentRefusedError: a partition key has not the mapping's levels.
 
     """
     records = await read_records(connection, mapping, identities)
@@ -161,6 +172,7 @@ def _keys(mapping: EntityMapping[Any], identities: Sequence[Identity]) -> str:
     )
 
 
+@lru_cache(maxsize=256)
 def _statement(mapping: EntityMapping[Any]) -> str:
     table = table_name(mapping.table)
     return f"""

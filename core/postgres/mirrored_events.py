@@ -1,9 +1,11 @@
 """Takes the events that documents carry while Cosmos DB is primary into the log, each once, as they are mirrored.
 
 A document carries an event until its delivery was seen, and the feed may show a document any number of times. So
-Postgres remembers, per aggregate, the events of the document that was mirrored last. That is enough, and bounded: the
-guard never goes back to an older document, and what a newer one does not carry any more was delivered. The identity's
-lock is held, so the order in the log is the order of the aggregate's commits.
+Postgres remembers, per aggregate, the events of the document that was mirrored last; nothing once that carries none.
+That is enough, and bounded: the guard never goes back to an older document, a newer one is made of this one (If-Match),
+and what it does not carry any more was delivered. (What a foreign writer restores from an old copy is taken again, and
+found by its id where it was delivered.) The identity's lock is held, so the order in the log is the order of the
+aggregate's commits.
 """
 
 from __future__ import annotations
@@ -54,6 +56,12 @@ _TAKE = f"""
     SELECT count(*) FROM logged
 """
 
+_FORGET = """
+    DELETE FROM crossfeed.event_taken t USING unnest(%(keys)s::text[], %(ids)s::text[]) AS bare(partition_key, id)
+    WHERE t.entity = %(entity)s AND md5(t.partition_key || t.id)::uuid = md5(bare.partition_key || bare.id)::uuid
+        AND t.partition_key = bare.partition_key AND t.id = bare.id
+"""
+
 
 async def take_events(
     connection: AsyncConnection, mapping: EntityMapping[Any], changes: Sequence[Change], epoch: int
@@ -73,10 +81,16 @@ async def take_events(
 
     """
     found: list[tuple[Change, Document]] = []
+    bare: list[Identity] = []
     for change in changes:
         events = _usable(change.identity, carried_by(change.document))
         found += [(change, event) for event in events.values()]
+        if not events:
+            bare.append(change.identity)
         await _put_aside(connection, change, events)
+    if bare:
+        columns = {"keys": [identity.partition_key for identity in bare], "ids": [identity.id for identity in bare]}
+        await connection.exec_driver_sql(_FORGET, {"entity": mapping.name, **columns})
     if not found:
         return 0
     result = await connection.exec_driver_sql(

@@ -12,6 +12,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_r
 
 from core.errors import ConflictError, MappingError
 from core.phases import Phase, PhaseRow, PhaseState
+from core.postgres.engine import fetch
 from core.postgres.failures import driver_error
 
 if TYPE_CHECKING:
@@ -23,11 +24,14 @@ PATIENCE = 30.0
 """Seconds for which a step tries to get its locks."""
 
 _DROPPED = "CF003"
-_READ = text("SELECT phase, epoch, state FROM crossfeed.phase")
+_READ = "SELECT phase, epoch, state FROM crossfeed.phase"
 _STEPS = text("SELECT count(*) FROM crossfeed.phase_history")
 _OPEN = text("SELECT crossfeed.open_epoch(CAST(:phase AS smallint), :who, :why, CAST(:at_least AS bigint))")
-GIVE_WAY = text("SET LOCAL lock_timeout = '1500ms'")
-"""Writers queue behind a step that waits. A little above the default deadlock_timeout: deadlocks are called by name."""
+GIVE_WAY = text("""
+    SELECT set_config('lock_timeout', '1500ms', true), set_config('idle_in_transaction_session_timeout', '10s', true)
+""")
+"""Writers queue behind a step that waits. A little above the default deadlock_timeout: deadlocks are called by name.
+They wait while it holds its locks, too: a process that was stopped in the middle must not keep them."""
 
 # Who holds what SHARE ROW EXCLUSIVE conflicts with. Constants are taken out of the query: they are somebody's data.
 _HOLDERS = r"""
@@ -48,7 +52,7 @@ _HOLDERS = r"""
 
 async def read_phase(connection: AsyncConnection) -> PhaseRow:
     """Return phase, epoch and state as this transaction sees them."""
-    phase, epoch, state = (await connection.execute(_READ)).one()
+    [(phase, epoch, state)] = await fetch(connection, _READ, {})
     return PhaseRow(Phase(phase), epoch, PhaseState(state))
 
 

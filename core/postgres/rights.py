@@ -1,63 +1,97 @@
-"""Names the rights that a relay's role needs and lacks, at start, where an operator reads it."""
+"""Names the rights that a process's role needs and lacks, at start, where an operator reads it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from core.errors import ConfigurationError
 from core.postgres.names import table_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from core.mapping import EntityMapping
 
-# On our own tables; a test runs a relay under a role that has these and no others.
-_OURS = {
+
+@dataclass(frozen=True, slots=True)
+class _Rights:
+    """On our own objects, as GRANT spells them, and on the tables that are mapped and those below them."""
+
+    ours: Mapping[str, tuple[str, ...]]
+    mapped: tuple[str, ...]
+    child: tuple[str, ...]
+
+
+_ALL = ("SELECT", "INSERT", "UPDATE", "DELETE")
+_ANYBODY = {
+    "schema crossfeed": ("USAGE",),
     "crossfeed.alembic_version": ("SELECT",),
     "crossfeed.captured": ("SELECT",),
-    "crossfeed.dead_letter": ("SELECT", "INSERT", "UPDATE", "DELETE"),
-    "crossfeed.lineage": ("SELECT",),
+    "crossfeed.dead_letter": _ALL,
     "crossfeed.outbox": ("SELECT", "INSERT"),
-    "crossfeed.outbox_partition": ("SELECT",),
-    "crossfeed.parked": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "sequence crossfeed.outbox_seq": ("USAGE",),
     "crossfeed.phase": ("SELECT",),
-    "crossfeed.relay": ("SELECT", "INSERT", "UPDATE", "DELETE"),
-    "crossfeed.slot": ("SELECT", "UPDATE"),
     "crossfeed.tombstone": ("SELECT", "INSERT", "UPDATE"),
 }
-_MAPPED = ("SELECT", "UPDATE")
-"""The second for rows that stand behind their own tombstone: they are lifted above it."""
-_CHILD = ("SELECT",)
+
+
+class Process(Enum):
+    """A process with a role of its own; a test runs each under a role that has its rights and no others."""
+
+    RELAY = _Rights(
+        {
+            **_ANYBODY,
+            "crossfeed.lineage": ("SELECT",),
+            "crossfeed.outbox_partition": ("SELECT",),
+            "crossfeed.parked": _ALL,
+            "crossfeed.relay": _ALL,
+            "crossfeed.slot": ("SELECT", "UPDATE"),
+        },
+        mapped=("SELECT", "UPDATE"),  # rows that stand behind their own tombstone are lifted above it
+        child=("SELECT",),
+    )
+    MIRROR = _Rights(
+        {
+            **_ANYBODY,
+            "crossfeed.checkpoint": ("SELECT", "INSERT", "UPDATE"),
+            "crossfeed.event_taken": _ALL,
+        },
+        mapped=_ALL,
+        child=_ALL,
+    )
+
 
 _LACKING = """
     SELECT current_user::text, object, privilege FROM unnest(%(objects)s::text[], %(privileges)s::text[])
         AS wanted(object, privilege)
     WHERE NOT CASE WHEN strpos(object, 'schema ') = 1 THEN has_schema_privilege(substr(object, 8), privilege)
+        WHEN strpos(object, 'sequence ') = 1 THEN has_sequence_privilege(substr(object, 10), privilege)
         ELSE has_table_privilege(object, privilege) END
 """
 
 
-def relay_rights(mappings: Iterable[EntityMapping[Any]]) -> list[tuple[str, str]]:
-    """Return (object, privilege) as GRANT spells them: everything that a relay of these mappings needs."""
-    rights = [("schema crossfeed", "USAGE")]
-    rights += [(table, privilege) for table, privileges in _OURS.items() for privilege in privileges]
+def rights_of(process: Process, mappings: Iterable[EntityMapping[Any]]) -> list[tuple[str, str]]:
+    """Return (object, privilege) as GRANT spells them: everything that a process needs with these mappings."""
+    needs = process.value
+    rights = [(name, privilege) for name, privileges in needs.ours.items() for privilege in privileges]
     for mapping in mappings:
-        rights += [(table_name(mapping.table), privilege) for privilege in _MAPPED]
-        rights += [(table_name(child.table), privilege) for child in mapping.children for privilege in _CHILD]
+        rights += [(table_name(mapping.table), privilege) for privilege in needs.mapped]
+        rights += [(table_name(child.table), privilege) for child in mapping.children for privilege in needs.child]
     return rights
 
 
-async def check_rights(connection: AsyncConnection, mappings: Iterable[EntityMapping[Any]]) -> None:
-    """Compare the rights of the connection's role with what a relay needs.
+async def check_rights(connection: AsyncConnection, process: Process, mappings: Iterable[EntityMapping[Any]]) -> None:
+    """Compare the rights of the connection's role with what a process needs.
 
     Raises:
         ConfigurationError: some are missing; the message is made of the statements that grant them.
 
     """
-    objects, privileges = zip(*relay_rights(mappings), strict=True)
+    objects, privileges = zip(*rights_of(process, mappings), strict=True)
     found = await connection.exec_driver_sql(_LACKING, {"objects": list(objects), "privileges": list(privileges)})
     lacking: dict[str, list[str]] = {}
     role = ""

@@ -78,11 +78,12 @@ def relay() -> None:
     """
 
     async def body(stop: asyncio.Event) -> None:
+        from core.postgres.rights import Process  # noqa: PLC0415 - what `--help` need not load
         from functions.bootstrap import bootstrap  # noqa: PLC0415 - what `--help` need not load
         from functions.endpoints import serving  # noqa: PLC0415 - what `--help` need not load
         from functions.readiness import Readiness  # noqa: PLC0415 - what `--help` need not load
 
-        async with bootstrap(Settings.load()) as application:
+        async with bootstrap(Settings.load(), process=Process.RELAY) as application:
             readiness = Readiness(application.settings, application.engine, application.store, application.relay)
             async with serving(application.settings, readiness):
                 await application.relay.run(stop)
@@ -98,9 +99,10 @@ def mirror() -> None:
     """
 
     async def body(stop: asyncio.Event) -> None:
+        from core.postgres.rights import Process  # noqa: PLC0415 - what `--help` need not load
         from functions.bootstrap import bootstrap  # noqa: PLC0415 - what `--help` need not load
 
-        async with bootstrap(Settings.load()) as application:
+        async with bootstrap(Settings.load(), process=Process.MIRROR) as application:
             await application.processor.run(stop)
 
     configure_logging(Settings.load())

@@ -7,7 +7,7 @@ from alembic import op
 from core.postgres.statements import execute
 from migrations.arming_0001 import ARMING
 from migrations.events_0001 import EVENT_FUNCTIONS, EVENT_TABLES
-from migrations.leases_0001 import LEASE_FUNCTIONS
+from migrations.leases_0001 import LEASE_FUNCTIONS, LIFE_TABLE
 from migrations.lineage_0001 import LINEAGE_ROW, LINEAGE_TABLE
 from migrations.log_0001 import LOG_ROWS, LOG_TABLES
 from migrations.misfits_0001 import MISFITS
@@ -150,5 +150,5 @@ ROWS = (
 
 def upgrade() -> None:
     """Create everything."""
-    for statement in (*TABLES, *LOG_TABLES, *EVENT_TABLES, LINEAGE_TABLE, *FUNCTIONS, *ROWS):
+    for statement in (*TABLES, *LOG_TABLES, *EVENT_TABLES, LINEAGE_TABLE, LIFE_TABLE, *FUNCTIONS, *ROWS):
         execute(op, statement)

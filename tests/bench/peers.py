@@ -1,4 +1,4 @@
-"""Measures Crossfeed against faststream-outbox: same Postgres, same rounds, each in an environment of its own."""
+"""Measures Crossfeed against other outboxes: same Postgres, same rounds, each in an environment of its own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import asyncio
 import os
 import sys
 import tempfile
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Final
@@ -29,19 +30,41 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-PEER: Final = "faststream-outbox"
 BARE: Final = "CREATE TABLE bare (LIKE accounts INCLUDING DEFAULTS INCLUDING INDEXES)"
-PACKAGES: Final = (f"{PEER}[asyncpg]", "psycopg[binary]", "uvloop")
 ROOT: Final = Path(__file__).parents[2]
-OUR_MESSAGES: Final = 50_000
-PEER_MESSAGES: Final = 10_000
-"""Fewer, because it is slower; both are many pages."""
+MESSAGES: Final = 50_000
+
+
+@dataclass(frozen=True)
+class Package:
+    """A peer. `messages` are as many as it handles in about a second: many of its batches, few of ours."""
+
+    name: str
+    module: str
+    requirements: tuple[str, ...]
+    messages: int
+
+
+FIRST: Final = Package(
+    "faststream-outbox", "peer_faststream", ("faststream-outbox[asyncpg]", "psycopg[binary]"), 10_000
+)
+OTHERS: Final = (
+    Package("pgqueuer", "peer_pgqueuer", ("pgqueuer[asyncpg]", "sqlalchemy[asyncio]"), 10_000),
+    Package(
+        "procrastinate", "peer_procrastinate", ("procrastinate", "psycopg[binary,pool]", "sqlalchemy[asyncio]"), 1_000
+    ),
+)
+
+
+class NotInstalledError(Exception):
+    """A peer cannot be installed here."""
 
 
 class Peer:
-    """The process of the other one."""
+    """The process of another one."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, package: Package, process: Process) -> None:
+        self.package = package
         self._process = process
 
     async def ask(self, what: str, number: float) -> float:
@@ -56,54 +79,60 @@ class Peer:
         self._process.stdin.write(f"{what} {number}\n".encode())
         line = await self._process.stdout.readline()
         if not line:
-            msg = f"{PEER} ended"
+            msg = f"{self.package.name} ended"
             raise WrongAnswerError(msg)
         return float(line)
 
 
 async def measure(seconds: float, rounds: int) -> dict[str, float | int | str]:
-    """Return how many times faster our relay drains, and what a captured insert costs, ours and the peer's.
+    """Return how many times faster our relay drains, and what an insert with its message costs, ours and the peers'.
 
-    Costs are transactions a second of the bare insert, divided by those of the insert with its message.
+    Costs are transactions a second of the bare insert, divided by those of the insert with its message. The figures of
+    other peers than the first follow under their names; of one that cannot be installed, why.
 
     Raises:
-        WrongAnswerError: the peer could not be installed, or it ended.
+        WrongAnswerError: the first peer could not be installed, or one ended.
 
     """
-    each = seconds / rounds / 4
     figures: dict[str, list[float]] = {}
+    answer: dict[str, float | int | str] = {"peer": FIRST.name}
 
-    def note(**measured: float) -> None:
-        for name, figure in measured.items():
-            figures.setdefault(name, []).append(figure)
+    def note(name: str, figure: float) -> None:
+        figures.setdefault(name, []).append(figure)
 
-    async with EmbeddedPostgres(within=memory()) as postgres:
+    async with EmbeddedPostgres(within=memory()) as postgres, AsyncExitStack() as stack:
         settings = Settings.load(postgres_dsn=await postgres.create_database("bench"), relay_page_size=PAGE)
         await install(settings.require_postgres())
-        async with open_engine(settings) as engine, _peer(settings) as peer:
-            await make_primary(engine)
-            async with engine.begin() as connection:
-                await connection.exec_driver_sql(BARE)
-            for number in range(rounds):
-                print(f"round {number + 1} of {rounds}", file=sys.stderr)
-                bare, captured = (
-                    await transactions_per_s(engine, "bare", each),
-                    await transactions_per_s(engine, "accounts", each),
-                )
-                peer_bare, peer_published = await peer.ask("bare", each), await peer.ask("published", each)
-                note(insert_cost=bare / captured, peer_insert_cost=peer_bare / peer_published)
-                ours, theirs = await _drain(engine, settings), await peer.ask("drain", PEER_MESSAGES)
-                note(drain_ratio=ours / theirs, messages_per_s=ours, peer_messages_per_s=theirs)
-    medians = {name: median(of_rounds) for name, of_rounds in figures.items()}
-    return {
-        "peer": PEER,
-        "drain_ratio": round(medians["drain_ratio"], 1),
-        "insert_cost": round(medians["insert_cost"], 3),
-        "peer_insert_cost": round(medians["peer_insert_cost"], 3),
-        "messages_per_s": round(medians["messages_per_s"]),
-        "peer_messages_per_s": round(medians["peer_messages_per_s"]),
-        "clients": CLIENTS,
-    }
+        peers: list[Peer] = []
+        for package in (FIRST, *OTHERS):
+            try:
+                peers.append(await stack.enter_async_context(_peer(package, settings.require_postgres())))
+            except NotInstalledError as error:
+                if package is FIRST:
+                    raise WrongAnswerError(str(error)) from error
+                answer[package.name] = str(error)
+        each = seconds / rounds / (2 + 2 * len(peers))
+        engine = await stack.enter_async_context(open_engine(settings))
+        await make_primary(engine)
+        async with engine.begin() as connection:
+            await connection.exec_driver_sql(BARE)
+        for number in range(rounds):
+            print(f"round {number + 1} of {rounds}", file=sys.stderr)
+            bare = await transactions_per_s(engine, "bare", each)
+            note("insert_cost", bare / await transactions_per_s(engine, "accounts", each))
+            ours = await _drain(engine, settings)
+            note("messages_per_s", ours)
+            for peer in peers:
+                name = "peer" if peer.package is FIRST else peer.package.name
+                bare = await peer.ask("bare", each)
+                note(f"{name}_insert_cost", bare / await peer.ask("published", each))
+                theirs = await peer.ask("drain", peer.package.messages)
+                note(f"{name}_messages_per_s", theirs)
+                note("drain_ratio" if name == "peer" else f"{name}_drain_ratio", ours / theirs)
+    for name, of_rounds in figures.items():
+        figure = median(of_rounds)
+        answer[name] = round(figure) if name.endswith("_per_s") else round(figure, 1 if "ratio" in name else 3)
+    return answer | {"clients": CLIENTS}
 
 
 async def _drain(engine: AsyncEngine, settings: Settings) -> float:
@@ -112,43 +141,44 @@ async def _drain(engine: AsyncEngine, settings: Settings) -> float:
     await relay.drain()
     async with engine.begin() as connection:
         last = (await connection.exec_driver_sql("SELECT max(seq) FROM crossfeed.outbox")).scalar_one()
-        await connection.exec_driver_sql(FILL, {"first": last + 1, "last": last + OUR_MESSAGES})
+        await connection.exec_driver_sql(FILL, {"first": last + 1, "last": last + MESSAGES})
     loop = asyncio.get_running_loop()
     began = loop.time()
     messages = await relay.drain()
     took = loop.time() - began
-    if messages != OUR_MESSAGES:
-        msg = f"{messages} messages were relayed, not {OUR_MESSAGES}"
+    if messages != MESSAGES:
+        msg = f"{messages} messages were relayed, not {MESSAGES}"
         raise WrongAnswerError(msg)
     return messages / took
 
 
 @asynccontextmanager
-async def _peer(settings: Settings) -> AsyncIterator[Peer]:
+async def _peer(package: Package, dsn: str) -> AsyncIterator[Peer]:
     with tempfile.TemporaryDirectory(prefix="crossfeed-peer-") as directory:
         python = str(Path(directory) / "bin" / "python")
-        await _run(sys.executable, "-m", "venv", directory)
-        await _run(python, "-m", "pip", "--disable-pip-version-check", "--quiet", "install", *PACKAGES)
+        uv = (sys.executable, "-m", "uv")
+        await _run(package, *uv, "venv", "--quiet", "--no-project", "--python", sys.executable, directory)
+        await _run(package, *uv, "pip", "install", "--quiet", "--python", python, *package.requirements, "uvloop")
         process = await asyncio.create_subprocess_exec(
-            *(python, "-m", "tests.bench.peer_faststream"),
+            *(python, "-m", f"tests.bench.{package.module}"),
             cwd=ROOT,
-            env={**os.environ, "PEER_DSN": settings.require_postgres()},
+            env={**os.environ, "PEER_DSN": dsn},
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )
         try:
-            yield Peer(process)
+            yield Peer(package, process)
         finally:
             assert process.stdin is not None
             process.stdin.close()
             await process.wait()
 
 
-async def _run(*command: str) -> None:
+async def _run(package: Package, *command: str) -> None:
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
     said, _ = await process.communicate()
     if process.returncode:
-        msg = f"{PEER} cannot be installed: {said.decode(errors='replace')[-500:]}"
-        raise WrongAnswerError(msg)
+        msg = f"{package.name} cannot be installed: {said.decode(errors='replace')[-500:]}"
+        raise NotInstalledError(msg)

@@ -67,9 +67,14 @@ class Fleet:
         return re.findall(r'"address": "(http:[^"]*)"', self.log.read_text(errors="replace"))
 
     def crashes(self) -> list[str]:
-        """Return the tracebacks in the log; there should be none."""
+        """Return the tracebacks, warnings and unexpected errors in the log; there should be none."""
         text = self.log.read_text(errors="replace")
-        return text.split("Traceback (most recent call last):\n")[1:]
+        faults = re.findall(r".*(?:\"relay\.unexpected\"|Warning: ).*", text)
+        return faults + text.split("Traceback (most recent call last):\n")[1:]
+
+    def endings(self) -> list[str]:
+        """Return what relays said that ended with an error of their own."""
+        return re.findall(r"^a relay ended: (.*)$", self.log.read_text(errors="replace"), re.MULTILINE)
 
 
 @asynccontextmanager

@@ -26,6 +26,9 @@ _CUT = """
 """
 
 
+_LIFE = "SELECT backend_start FROM pg_stat_activity WHERE backend_type = 'checkpointer'"
+
+
 class PostgresMachine:
     """One database with everything installed, at one address, whatever happens to its server."""
 
@@ -45,6 +48,24 @@ class PostgresMachine:
         async with self._changing:
             os.kill(self._server.pid, signal.SIGQUIT)
         await self.restart()
+
+    async def kill_a_session(self) -> None:
+        """Let the kernel end one session's process, as it does for memory: all of them end, and it recovers."""
+        before = await self._life()
+        async with await self.connect() as session:
+            os.kill(session.info.backend_pid, signal.SIGKILL)
+        async with asyncio.timeout(20):
+            while await self._life() in {None, before}:  # noqa: ASYNC110 - no event tells
+                await asyncio.sleep(0.02)
+
+    async def _life(self) -> object:
+        """Since when it has had its memory, None while it has none."""
+        try:
+            async with await self.connect() as session:
+                found = await session.execute(_LIFE)
+                return await found.fetchone()
+        except psycopg.OperationalError:
+            return None
 
     async def cut(self, application: str = "crossfeed%") -> int:
         """End the sessions of an application, and return how many there were."""

@@ -45,7 +45,7 @@ WRITERS = 3
 KEYS = 12
 
 
-@pytest.mark.parametrize("rounds", [5, pytest.param(20, marks=pytest.mark.chaos)])
+@pytest.mark.parametrize("rounds", [2, pytest.param(20, marks=pytest.mark.chaos)])
 async def test_a_mirror_that_is_killed_at_random_moments_loses_nothing(
     settings: Settings, engine: AsyncEngine, cosmos: CosmosStore, mappings: Mappings, rounds: int
 ) -> None:

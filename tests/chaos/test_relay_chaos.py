@@ -14,9 +14,11 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
+from pydantic import SecretStr
 
 from core.cosmos.client import CosmosStore, open_cosmos
 from core.domain.mappings import MAPPINGS
@@ -29,6 +31,7 @@ from core.postgres.engine import open_engine
 from core.postgres.held import read_held
 from core.settings import Settings
 from tests.chaos.fleet import Fleet, open_fleet, written
+from tests.chaos.network import Network, network
 from tests.chaos.postgres_machine import postgres_machine
 from tests.chaos.troubles import RELAYS, Troubles
 from tests.chaos.versions import Versions
@@ -57,6 +60,11 @@ class Seen:
     async def read(self) -> None:
         for versions in (*self.states, self.events):
             await versions.read()
+
+    @property
+    def versions(self) -> int:
+        """How many there have been, of documents and events."""
+        return sum(len(found) for of in (*self.states, self.events) for found in of.seen.values())
 
     async def differences(self) -> list[str]:
         """What the newest versions lack to be what Postgres holds."""
@@ -111,7 +119,8 @@ async def test_whatever_happens_to_relays_and_stores_nothing_is_lost_and_nothing
             open_engine(settings) as engine,
             open_cosmos(settings) as store,
             FaultsClient(endpoint, key) as faults,
-            open_fleet(settings, log, **_environment()) as fleet,
+            network(urlsplit(machine.dsn).port or 0) as between,
+            open_fleet(_through(between, settings), log, **_environment()) as fleet,
         ):
             seen = await _prepared(engine, store, settings)
             await faults.set_seed(seed)
@@ -120,7 +129,14 @@ async def test_whatever_happens_to_relays_and_stores_nothing_is_lost_and_nothing
             writers = Writers(machine, seed)
             writing = asyncio.ensure_future(writers.run())
             troubles = Troubles(
-                seed, fleet=fleet, machine=machine, faults=faults, lease_s=LEASE_S, split=_splitter(faults, seed)
+                seed,
+                fleet=fleet,
+                machine=machine,
+                network=between,
+                engine=engine,
+                faults=faults,
+                lease_s=LEASE_S,
+                split=_splitter(faults, seed),
             )
             await troubles.make(seconds)
             writers.stop.set()
@@ -128,8 +144,14 @@ async def test_whatever_happens_to_relays_and_stores_nothing_is_lost_and_nothing
             took_s = await _settled(seen)
             _report(troubles, writers, seen, took_s)
             assert fleet.crashes() == []
+            # Who starts while Postgres is away gives up; whoever runs goes on, and none believes that it was set back.
+            assert [ending for ending in fleet.endings() if not ending.startswith("checking ")] == []
+            await _are_cut(engine, troubles.slots[-1])
             await _check(seen, writers)
             await until(partial(_are_ready, fleet), 20)
+            versions = seen.versions
+            assert await seen.differences() == [], "something came late"
+            assert seen.versions == versions, "a document was written again in silence"
 
 
 async def _are_ready(fleet: Fleet) -> bool:
@@ -141,6 +163,19 @@ async def _are_ready(fleet: Fleet) -> bool:
                 async with session.get(f"{address}/readyz") as answer:
                     ready += answer.status == 200
     return ready >= RELAYS
+
+
+async def _are_cut(engine: AsyncEngine, slots: int) -> None:
+    async with engine.connect() as connection:
+        rows = await connection.exec_driver_sql("SELECT carries, count(*) FROM crossfeed.slot GROUP BY 1 ORDER BY 1")
+        assert list(map(tuple, rows)) == [("events", slots), ("states", slots)]
+
+
+def _through(between: Network, settings: Settings) -> Settings:
+    """Return the settings of those that reach Postgres through the network."""
+    dsn = urlsplit(settings.require_postgres())
+    netloc = f"{dsn.netloc.rpartition(':')[0]}:{between.port}"
+    return settings.model_copy(update={"postgres_dsn": SecretStr(dsn._replace(netloc=netloc).geturl())})
 
 
 def _environment() -> dict[str, str]:
@@ -202,10 +237,9 @@ async def _check(seen: Seen, writers: Writers) -> None:
 
 
 def _report(troubles: Troubles, writers: Writers, seen: Seen, took_s: float) -> None:
-    versions = sum(len(found) for of in seen.states for found in of.seen.values())
     events = sum(map(len, seen.events.seen.values()))
-    print(f"{troubles.made}, {troubles.ended_by_themselves} relays ended by themselves")
-    print(f"{len(writers.acknowledged)} once, {versions} versions, {events} events, settled in {took_s:.1f} s")
+    print(f"{troubles.made}, {troubles.ended_by_themselves} relays ended by themselves, slots {troubles.slots}")
+    print(f"{len(writers.acknowledged)} once, {seen.versions} versions, {events} of events, settled in {took_s:.1f} s")
 
 
 def _spans(numbers: list[int]) -> str:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 WRITERS = 3
 KEYS = 30
+ROUNDS = 20
 ONCE = "INSERT INTO accounts (id) VALUES ('once{serial}')"
 """Written once and never again: no later state covers up for a lost one."""
 WRITES = (
@@ -37,9 +38,9 @@ WRITES = (
 )
 
 
-@pytest.mark.parametrize("rounds", [5, pytest.param(20, marks=pytest.mark.chaos)])
-async def test_a_relay_that_is_killed_at_random_moments_loses_nothing(  # noqa: PLR0913, PLR0917 - fixtures
-    settings: Settings, engine: AsyncEngine, cosmos: CosmosStore, mappings: Mappings, tmp_path: Path, rounds: int
+@pytest.mark.chaos  # test_relay_chaos.py has a short form that kills relays too, and writes the same
+async def test_a_relay_that_is_killed_at_random_moments_loses_nothing(
+    settings: Settings, engine: AsyncEngine, cosmos: CosmosStore, mappings: Mappings, tmp_path: Path
 ) -> None:
     await make_primary(engine)
     rng = random.Random()
@@ -51,7 +52,7 @@ async def test_a_relay_that_is_killed_at_random_moments_loses_nothing(  # noqa: 
     small = {"CROSSFEED_RELAY_PAGE_SIZE": "100", "CROSSFEED_RELAY_CONCURRENCY": "4", "CROSSFEED_RELAY_LEASE_S": "0.3"}
     try:
         async with open_fleet(settings, tmp_path / "relays.log", **small) as fleet:
-            for _ in range(rounds):
+            for _ in range(ROUNDS):
                 pid = await fleet.start()
                 await asyncio.sleep(rng.uniform(0.4, 1.2))  # about the first 0.4 s are for its connections
                 fleet.kill(pid)
@@ -71,7 +72,7 @@ async def test_a_relay_that_is_killed_at_random_moments_loses_nothing(  # noqa: 
     for feed in feeds:
         await feed.read()
         feed.check_order()
-    print(f"{rounds} kills, {delivered_by_the_killed} writes seen before the last, {last.stats.messages} left for it")
+    print(f"{ROUNDS} kills, {delivered_by_the_killed} writes seen before the last, {last.stats.messages} left for it")
 
 
 async def write(settings: Settings, seed: int, done: asyncio.Event) -> None:

@@ -10,15 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
+from core.errors import CrossfeedError
 from core.local.cosmos.faults import WRITES, Cut, Delay, Hold, Match, Operation, Refuse, Rule, Uniform
 from core.local.cosmos.faults.client import FaultsError
+from outbox.slot_change import change_slots
+from tests.integration.relay_steps import until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
     from core.local.cosmos.faults.actions import Action
     from core.local.cosmos.faults.client import FaultsClient
     from tests.chaos.fleet import Fleet
+    from tests.chaos.network import Network
     from tests.chaos.postgres_machine import PostgresMachine
 
 RELAYS = 3
@@ -33,6 +39,8 @@ class Troubles:
         seed: what everything is drawn from.
         fleet: the relays; those that end by themselves are replaced, as an orchestrator does.
         machine: the Postgres that they read.
+        network: what is between them and it.
+        engine: its owner's, past the network.
         faults: of the Cosmos DB that they write to.
         lease_s: the relays' lease, in seconds.
         split: splits a physical partition of Cosmos DB.
@@ -45,6 +53,8 @@ class Troubles:
         *,
         fleet: Fleet,
         machine: PostgresMachine,
+        network: Network,
+        engine: AsyncEngine,
         faults: FaultsClient,
         lease_s: float,
         split: Callable[[], Awaitable[object]],
@@ -52,6 +62,8 @@ class Troubles:
         self._rng = random.Random(seed)
         self._fleet = fleet
         self._machine = machine
+        self._network = network
+        self._engine = engine
         self._faults = faults
         self._lease_s = lease_s
         self._split = split
@@ -59,17 +71,22 @@ class Troubles:
         self._wanted = RELAYS
         self.made: dict[str, int] = {}
         self.ended_by_themselves = 0
+        self.slots: list[int] = []
+        """Into how many slots the log was cut, one after the other."""
 
     async def make(self, seconds: float) -> None:
         """Go through all kinds in a drawn order, again and again, for about `seconds`; then let everything recover."""
-        kinds: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
+        kinds: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
             "killed": self._kill,
             "slept": self._sleep,
             "handed over": self._hand_over,
             "joined": self._join,
             "restarted": self._restart,
             "crashed": self._crash,
+            "ended": self._end_sessions,
             "cut": self._cut,
+            "silent": self._fall_silent,
+            "slots": self._change_slots,
             "throttled": self._throttle,
             "unavailable": self._unavailable,
             "cut after": self._cut_after,
@@ -89,6 +106,7 @@ class Troubles:
                         await asyncio.sleep(gap_s * self._rng.uniform(0.5, 1.5))
             await self._faults.release_all()  # each rule was removed in its time
             await asyncio.sleep(0.3)  # for those that are being replaced
+            await until(self._change_slots, 20)  # however often it was refused in between
         finally:
             keeping.cancel()
             await asyncio.gather(keeping, return_exceptions=True)
@@ -134,9 +152,33 @@ class Troubles:
     async def _crash(self) -> None:
         await self._machine.crash()
 
-    async def _cut(self) -> None:
+    async def _end_sessions(self) -> None:
         with contextlib.suppress(psycopg.OperationalError):  # it is being restarted
             await self._machine.cut()
+
+    async def _cut(self) -> None:
+        self._network.cut()
+
+    async def _fall_silent(self) -> None:
+        """Lose connections without a word; or what they said arrives after all, when the slots have another owner."""
+        links = self._network.silence(self._rng)
+        await asyncio.sleep(self._lease_s * self._rng.uniform(1.2, 3.5))
+        are_lost = self._rng.random() < 0.5
+        for link in links:
+            if are_lost:
+                link.cut()
+            else:
+                link.flows.set()
+
+    async def _change_slots(self) -> bool:
+        """Cut the log anew, which is refused while the relays do not get through; return whether it was done."""
+        slots = self._rng.choice([3, 5, 8, 16, 24])
+        try:
+            await change_slots(self._engine, slots)
+        except CrossfeedError:
+            return False
+        self.slots.append(slots)
+        return True
 
     async def _throttle(self) -> None:
         await self._for_a_while(Refuse(status=429, retry_after_ms=self._rng.randrange(1, 80)), 0.5)

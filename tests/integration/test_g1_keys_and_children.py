@@ -201,3 +201,15 @@ async def test_a_rolled_back_child_leaves_its_root_as_it_was(installed: AsyncEng
         await connection.rollback()
     assert await versions(installed, "orders") == {"o1": 1}
     assert len(await logged(installed)) == 1
+
+
+@pytest.mark.parametrize("first", ["id IN ('1', '2')", "true"])
+async def test_a_statement_of_many_rows_is_compared_in_one_go(installed: AsyncEngine, first: str) -> None:
+    many = 20_000
+    async with installed.begin() as connection:
+        await connection.exec_driver_sql(f"INSERT INTO seats SELECT n::text, '' FROM generate_series(1, {many}) AS n")
+        # Each row against each other takes minutes. A session keeps the plans of its first statement.
+        await connection.exec_driver_sql("SET LOCAL statement_timeout = '5s'")
+        await connection.exec_driver_sql(f"UPDATE seats SET guest = 'a' WHERE {first}")
+        await connection.exec_driver_sql("UPDATE seats SET guest = 'b'")
+    assert {message.version for message in await logged(installed)} >= {1, 3}

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from core.identity import Identity
 from core.postgres.held import read_held
-from outbox import log_reader, stream
+from outbox import log_reader, place
 from outbox.cursor import Carries, advance, load_groups
 from outbox.relay import Relay, open_relay
 from tests.integration.relay_steps import MemorySink, connect, differences, falls_silent, make_primary, until
@@ -33,6 +33,7 @@ PAGE = 3
 PUT = "INSERT INTO accounts (id) VALUES (%s) ON CONFLICT (id) DO UPDATE SET email = accounts.email || 'x'"
 WHATS = ["put"] * 4 + ["delete", "savepoint", "rollback", "relay"] + ["commit", "crash"] * 3
 STEPS = st.lists(st.tuples(st.sampled_from(WHATS), st.integers(0, 3), st.integers(0, 11)), min_size=15, max_size=60)
+DEATHS = st.lists(st.integers(0, PAGE), min_size=1, max_size=8)
 
 
 class KilledError(Exception):
@@ -153,11 +154,28 @@ async def test_what_commits_between_two_pages_of_a_delta_comes_once_and_after_it
     assert ids[5:] == ["late", *(f"second{number}" for number in range(5))]
 
 
-@given(steps=STEPS, deaths=st.lists(st.integers(0, PAGE), min_size=1, max_size=8))
-@hypothesis_settings(max_examples=25)
+@given(steps=STEPS, deaths=DEATHS)
+@hypothesis_settings(max_examples=10)
 async def test_every_document_arrives_in_its_last_state_wherever_relays_are_killed(
     settings: Settings, engine: AsyncEngine, mappings: Mappings, steps: list[tuple[str, int, int]], deaths: list[int]
 ) -> None:
+    await relays_are_killed(settings, engine, mappings, steps, deaths)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(300)
+@given(steps=STEPS, deaths=DEATHS)
+@hypothesis_settings(max_examples=150)
+async def test_every_document_arrives_in_its_last_state_however_often_relays_are_killed(
+    settings: Settings, engine: AsyncEngine, mappings: Mappings, steps: list[tuple[str, int, int]], deaths: list[int]
+) -> None:
+    await relays_are_killed(settings, engine, mappings, steps, deaths)
+
+
+async def relays_are_killed(
+    settings: Settings, engine: AsyncEngine, mappings: Mappings, steps: list[tuple[str, int, int]], deaths: list[int]
+) -> None:
+    """Take the steps; at each `crash` the relay dies after the next of `deaths` writes."""
     if not await _is_primary(engine):
         await make_primary(engine)
     writers = await opened(settings, 4)
@@ -249,7 +267,7 @@ async def _killed(engine: AsyncEngine, relay: Relay, sink: MemorySink, after: in
     if after < PAGE:
         sink.before = die
     else:
-        monkeypatch.setattr(stream, "advance", die_late)
+        monkeypatch.setattr(place, "advance", die_late)
     with contextlib.suppress(KilledError):
         await relay.run_once()
     sink.before = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import psycopg
@@ -12,10 +12,12 @@ from pydantic import SecretStr
 
 from core.domain.account import Account
 from core.errors import ConfigurationError
+from core.phases import Phase
 from core.postgres.engine import open_engine
-from outbox.relay import open_relay
+from core.postgres.phases import read_phase
+from outbox.relay import Relay, open_relay
 from tests.chaos.postgres_machine import PostgresMachine, postgres_machine
-from tests.integration.relay_steps import differences, letters, make_primary, until
+from tests.integration.relay_steps import MemorySink, differences, letters, make_primary, until
 from tests.stores import free_port
 
 if TYPE_CHECKING:
@@ -59,6 +61,46 @@ async def test_a_restart_a_crash_and_cut_connections_are_waited_for(
         ids = [f"{when}-{number}" for when in ("before", "after") for number in range(3)]
         assert await differences(engine, cosmos, accounts, [accounts.identity_of(id_, id_) for id_ in ids]) == []
         assert await letters(engine) == []
+
+
+async def test_transaction_ids_that_a_crash_gives_out_again_are_not_taken_for_those_of_before(
+    alone: Settings, machine: PostgresMachine, mappings: Mappings
+) -> None:
+    """A session that is killed ends all others and the memory of the server, but not the server's own process."""
+    # A heartbeat would write what is to be forgotten; and it is the first poll afterwards that counts.
+    slow = {"relay_lease_s": 60.0, "relay_poll_min_ms": 1200, "relay_poll_max_ms": 1200}
+    stop = asyncio.Event()
+    sink = MemorySink()
+    async with open_engine(alone) as engine:
+        async with engine.connect() as connection:
+            if (await read_phase(connection)).phase is Phase.COSMOS_ONLY:
+                await make_primary(engine)
+        relay = Relay(alone.model_copy(update=slow), mappings, engine, sink)
+        await relay.drain()
+        sink.states.clear()
+        running = asyncio.ensure_future(relay.run(stop))
+        async with await machine.connect() as session:
+            await session.execute("ALTER SYSTEM SET wal_writer_delay = '10s'")
+            await session.execute("SELECT pg_reload_conf()")
+            await session.execute("CHECKPOINT")
+            for _ in range(300):
+                await session.execute("BEGIN; SELECT pg_current_xact_id(); ROLLBACK")
+            gone = await _next_id(session)
+        polls = relay.stats.passes
+        await until(lambda: relay.stats.passes > polls + 1)
+        await machine.kill_a_session()
+        async with await machine.connect() as session:
+            assert await _next_id(session) + 100 < gone
+            for number in range(10):
+                await session.execute("INSERT INTO accounts (id) VALUES (%s)", [f"after-the-crash-{number}"])
+        await until(lambda: len(sink.states) == 10)
+        stop.set()
+        await running
+
+
+async def _next_id(session: psycopg.AsyncConnection[Any]) -> int:
+    rows = await session.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text")
+    return int((await rows.fetchone() or ("0",))[0])
 
 
 async def _insert(machine: PostgresMachine, id_: str) -> None:

@@ -10,11 +10,14 @@ from urllib.parse import urlsplit
 import pytest
 from pydantic import SecretStr
 
+from core.cosmos.unit_of_work import CosmosUnitOfWork
+from core.domain.account import Account
 from core.domain.mappings import ACCOUNTS, GAME_SESSIONS, MAPPINGS
 from core.errors import ConfigurationError, MappingError
 from core.mappings import Mappings
+from core.phases import Phase
 from core.postgres.engine import open_engine
-from core.postgres.rights import relay_rights
+from core.postgres.rights import Process, rights_of
 from functions.bootstrap import bootstrap
 from outbox.relay import open_relay
 from tests.integration.relay_steps import connect, differences, letters, make_primary, run, until
@@ -79,12 +82,12 @@ def as_role(settings: Settings, role: Role) -> Settings:
 async def test_missing_rights_are_named_at_the_start_with_the_statements_that_grant_them(
     settings: Settings, role: Role, cosmos: CosmosStore, mappings: Mappings
 ) -> None:
-    for what, privilege in relay_rights(mappings):
+    for what, privilege in rights_of(Process.RELAY, mappings):
         await role.grant(what, privilege)
     await role.revoke("crossfeed.slot", "UPDATE")
     await role.revoke("accounts", "SELECT")
     with pytest.raises(ConfigurationError) as refused:
-        async with bootstrap(as_role(settings, role), store=cosmos):
+        async with bootstrap(as_role(settings, role), process=Process.RELAY, store=cosmos):
             pass
     assert f'GRANT UPDATE ON crossfeed.slot TO "{role.name}"' in str(refused.value)
     assert f'GRANT SELECT ON accounts TO "{role.name}"' in str(refused.value)
@@ -95,10 +98,13 @@ async def test_a_role_with_the_rights_that_are_asked_for_can_do_everything(
     settings: Settings, engine: AsyncEngine, role: Role, cosmos: CosmosStore, mappings: Mappings
 ) -> None:
     await make_primary(engine)
-    for what, privilege in relay_rights(mappings):
+    for what, privilege in rights_of(Process.RELAY, mappings):
         await role.grant(what, privilege)
     given = as_role(settings, role).model_copy(update={"relay_attempts": 2, "relay_retry_first_s": 0.05})
-    async with open_engine(given) as limited, bootstrap(given, engine=limited, store=cosmos) as application:
+    async with (
+        open_engine(given) as limited,
+        bootstrap(given, process=Process.RELAY, engine=limited, store=cosmos) as application,
+    ):
         stop = asyncio.Event()
         running = asyncio.ensure_future(application.relay.run(stop))
         await run(
@@ -115,6 +121,27 @@ async def test_a_role_with_the_rights_that_are_asked_for_can_do_everything(
         stop.set()
         await running
     identities = [ACCOUNTS.identity_of(id_, id_) for id_ in ("a", "b", "low")]
+    assert await differences(engine, cosmos, ACCOUNTS, identities) == []
+
+
+async def test_a_mirror_needs_none_of_a_relays_rights(
+    settings: Settings, engine: AsyncEngine, role: Role, cosmos: CosmosStore, mappings: Mappings
+) -> None:
+    phase = await make_primary(engine, Phase.DUAL_WRITE_COSMOS_READ)
+    for what, privilege in rights_of(Process.MIRROR, mappings):
+        await role.grant(what, privilege)
+    async with CosmosUnitOfWork(cosmos, mappings, phase.epoch) as work:
+        for id_ in ("a", "b"):
+            await work[Account].add(Account(id=id_))
+            await work.commit()
+    async with bootstrap(as_role(settings, role), process=Process.MIRROR, store=cosmos) as application:
+        await application.processor.run_once()
+        async with CosmosUnitOfWork(cosmos, mappings, phase.epoch) as work:
+            [gone] = [one for one in await work[Account].list() if one.id == "b"]
+            await work[Account].delete(gone)
+            await work.commit()
+        await application.processor.run_once()
+    identities = [ACCOUNTS.identity_of(id_, id_) for id_ in ("a", "b")]
     assert await differences(engine, cosmos, ACCOUNTS, identities) == []
 
 

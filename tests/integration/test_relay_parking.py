@@ -108,7 +108,7 @@ async def test_a_refused_document_is_tried_again_and_given_up_while_the_others_a
         assert sink.asked == 3
         assert await Parking(engine).parked() == []
         await asyncio.sleep(0.1)
-        assert [stream._reports for stream in relay._rounds.streams] == [[]]  # idle, nothing piles up in memory
+        assert [stream._place.reports for stream in relay._rounds.streams] == [[]]  # idle, nothing piles up in memory
         sink.answers.clear()
         async with engine.connect() as connection:
             found = await count(connection, Selection())

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from outbox import current_state, cursor, states, stream
+from outbox import current_state, cursor, place, states
 from outbox.relay import Relay
 from tests.integration.relay_steps import MemorySink, make_primary, run, until
 
@@ -46,9 +46,9 @@ async def test_a_backlog_is_sent_once_and_in_order_and_its_cursor_is_stored_seld
         stored.append(to)
         return await cursor.advance(connection, group, to)
 
-    monkeypatch.setattr(stream, "advance", advance)
-    monkeypatch.setattr(stream, "FLUSH_S", 3600.0)
-    monkeypatch.setattr(stream, "LONGEST_FLUSH_S", 3600.0)
+    monkeypatch.setattr(place, "advance", advance)
+    monkeypatch.setattr(place, "FLUSH_S", 3600.0)
+    monkeypatch.setattr(place, "LONGEST_FLUSH_S", 3600.0)
     sink = MemorySink()
     relay = Relay(settings.model_copy(update={"relay_page_size": PAGE}), mappings, engine, sink)
     assert await relay.drain() == 60 * PAGE

@@ -6,7 +6,6 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import sqlalchemy as sa
 
 from core.cosmos.documents import CosmosDocuments
 from core.cosmos.guarded import GuardedWriter
@@ -14,6 +13,8 @@ from core.cosmos.publish import Publish, publish_state
 from core.domain.account import Account
 from core.errors import PrimaryMovedError
 from core.phases import Phase
+from core.postgres import phases
+from core.postgres.engine import fetch
 from core.stamp import Stamp
 from outbox.quarantine import FRESH_S, LetterQuarantine
 from outbox.relay import Relay, open_relay
@@ -169,22 +170,23 @@ def publish(mappings: Mappings, number: int, epoch: int, version: int = 1) -> Pu
 class Questions:
     """Counts how often Postgres is asked for the phase."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked = 0
-        sa.event.listen(engine.sync_engine, "before_cursor_execute", self._count)
+        monkeypatch.setattr(phases, "fetch", self._fetch)
 
-    def _count(self, _connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        self.asked += "crossfeed.phase" in statement
+    async def _fetch(self, connection: Any, sql: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
+        self.asked += "crossfeed.phase" in sql
+        return await fetch(connection, sql, parameters)
 
 
 async def test_creates_ask_once_in_a_while_and_updates_never(
-    engine: AsyncEngine, cosmos: CosmosStore, mappings: Mappings
+    engine: AsyncEngine, cosmos: CosmosStore, mappings: Mappings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     epoch = (await make_primary(engine)).epoch
     now = 0.0
     quarantine = LetterQuarantine(engine, mappings, RelayStats(), clock=lambda: now)
     writer = GuardedWriter(cosmos, mappings, quarantine, 8)
-    questions = Questions(engine)
+    questions = Questions(monkeypatch)
     await writer.write([publish(mappings, number, epoch) for number in range(40)])
     assert questions.asked == 1
     now = FRESH_S * 2

@@ -101,7 +101,7 @@ async def test_a_replay_of_what_was_dropped_is_refused_and_nothing_is_changed(
     await begin_small(engine)
     await run(engine, states(SIZE), "UPDATE crossfeed.outbox SET at = at - interval '2 hours'", states(10))
     await pass_all(engine)
-    assert (await upkeep(engine, settings)).dropped
+    assert (await upkeep(engine, settings, keep_s=3600)).dropped
     with pytest.raises(ConflictError, match="were dropped already"):
         await replay(engine, datetime.now(UTC) - 3 * HOUR, events=False, dry_run=False)
     assert await unsent(engine) == {}

@@ -17,7 +17,7 @@ from core.postgres.engine import open_engine
 from core.postgres.phases import open_phase
 from outbox.lineage import Lineage, LineageMovedError
 from outbox.relay import open_relay
-from outbox.resync import Resync
+from outbox.resync import Resync, Resynced
 from tests.integration.lineage_steps import check, send
 from tests.integration.relay_steps import Feed, differences, letters, make_primary, run
 
@@ -201,6 +201,34 @@ async def test_events_that_were_not_sent_stay_in_the_log_in_their_order(
             WHERE o.event_id IS NOT NULL AND NOT pg_visible_in_snapshot(o.xid, s.seen) ORDER BY o.seq
         """)
         assert [tuple(row) for row in rows] == [("first", True), ("second", True)]
+
+
+async def test_events_written_in_another_cluster_are_sent_whatever_the_cursors_of_the_former_one_say(
+    restored: Restored, cosmos: CosmosStore, mappings: Mappings
+) -> None:
+    """A dump was restored where transaction ids are lower: the old cursors take the new ones for delivered ones."""
+    await run(restored.engine, "UPDATE crossfeed.slot SET system_identifier = 42, seen = '900000000:900000000:'")
+    await run(restored.engine, EVENT.format(id="new"))
+    await restored.resync(cosmos, mappings).run(who="test", why="restored")
+    async with restored.engine.connect() as connection:
+        found = await connection.exec_driver_sql("SELECT event_id FROM crossfeed.outbox WHERE event_id IS NOT NULL")
+        assert list(found.scalars()) == ["new"]
+
+
+async def test_of_two_resyncs_at_once_one_goes_through_and_the_other_joins_or_gives_way(
+    restored: Restored, cosmos: CosmosStore, mappings: Mappings
+) -> None:
+    done = await asyncio.gather(
+        *(restored.resync(cosmos, mappings).run(who="test", why="restored") for _ in range(2)), return_exceptions=True
+    )
+    assert all(isinstance(one, Resynced | ConflictError) for one in done)
+    [epoch] = {one.epoch for one in done if isinstance(one, Resynced)}
+    async with restored.engine.connect() as connection:
+        found = await connection.exec_driver_sql("SELECT epoch, opening FROM crossfeed.phase, crossfeed.lineage")
+        assert tuple(found.one()) == (epoch, None) == (3, None)
+    await check(restored.engine, Lineage(cosmos, restored.settings))
+    await open_relay(restored.settings, mappings, restored.engine, cosmos).drain()
+    assert await _differences(restored, cosmos, mappings) == []
 
 
 async def test_what_a_resync_writes_is_not_behind_its_own_cursors_however_busy_the_cluster_is(

@@ -182,7 +182,7 @@ async def test_a_running_relay_notices_a_failover_that_lost_what_it_has_just_sen
     settings: Settings, cosmos: CosmosStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Losses are of the last milliseconds, and cursors, with them markers, are stored later: the relay itself knows."""
-    monkeypatch.setattr("outbox.stream.FLUSH_S", 3600.0)
+    monkeypatch.setattr("outbox.place.FLUSH_S", 3600.0)
     port = free_port()
     async with AsyncExitStack() as stack:
         former = EmbeddedPostgres()

@@ -5,11 +5,24 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
+from sqlalchemy import event
 from structlog.testing import capture_logs
 
 from outbox.status import read_status
-from tests.integration.log_steps import SIZE, begin_small, count, events, pass_all, rows, states, tables, upkeep
+from tests.integration.log_steps import (
+    SIZE,
+    begin_small,
+    count,
+    events,
+    partitions,
+    pass_all,
+    rows,
+    states,
+    tables,
+    upkeep,
+)
 from tests.integration.relay_steps import connect, make_primary, run, until
 
 if TYPE_CHECKING:
@@ -20,6 +33,17 @@ if TYPE_CHECKING:
 BEHIND = """
     UPDATE crossfeed.slot SET seen = (SELECT pg_current_snapshot()) WHERE slot <> (
         SELECT min(slot) FROM crossfeed.outbox WHERE event_id IS {} NULL)
+"""
+
+
+COVERED = """
+    SELECT range_agg(int8range(from_seq, until_seq)) @> (SELECT int8range(1, last_value + 1) FROM crossfeed.outbox_seq)
+    FROM crossfeed.outbox_partition
+"""
+STRONG = """
+    SELECT relation::regclass::text FROM pg_locks WHERE mode = 'AccessExclusiveLock'
+        AND relation::regclass::text LIKE 'crossfeed.%' AND database = (
+            SELECT oid FROM pg_database WHERE datname = current_database())
 """
 
 
@@ -134,3 +158,36 @@ async def test_messages_that_were_rolled_back_hold_nothing_back(engine: AsyncEng
         await session.execute(f"BEGIN; SAVEPOINT s; {states(SIZE)}; ROLLBACK TO s")
         assert await drop(engine) == "dropped"
         await session.execute("COMMIT")
+
+
+async def test_under_a_load_that_uses_the_default_partition_all_the_time_old_messages_still_go(
+    engine: AsyncEngine, settings: Settings
+) -> None:
+    """More than a partition is used up between two calls, so there is never one in time."""
+    await make_primary(engine)
+    await begin_small(engine)
+    for _ in range(10):
+        await run(engine, states(3 * SIZE))
+        await pass_all(engine)
+        await upkeep(engine, settings)
+    assert await count(engine, "crossfeed.outbox") <= SIZE
+    assert len(await partitions(engine)) <= 4
+    async with engine.connect() as connection:  # no number that was given out is unaccounted for
+        assert await rows(connection, COVERED) == [(True,)]
+
+
+async def test_a_relay_that_is_stopped_while_it_looks_after_the_partitions_blocks_no_writer(
+    log: AsyncEngine, settings: Settings
+) -> None:
+    """Its statements commit themselves, so there is no moment at which it holds a lock and has to go on."""
+    held: list[object] = []
+
+    def look(*_: object) -> None:
+        with psycopg.connect(settings.require_postgres()) as session:
+            held.extend(session.execute(STRONG).fetchall())
+
+    event.listen(log.sync_engine, "after_cursor_execute", look)
+    done = await upkeep(log, settings)
+    event.remove(log.sync_engine, "after_cursor_execute", look)
+    assert done.dropped == 1
+    assert held == []

@@ -9,6 +9,8 @@ import pytest
 
 from core.errors import ConflictError
 from core.phases import Phase
+from outbox.cursor import Carries, load_groups
+from outbox.log_reader import read_batch
 from outbox.relay import Relay
 from outbox.slot_change import change_slots
 from tests.integration.log_steps import events, pass_all, rows, states
@@ -62,6 +64,17 @@ async def test_what_no_relay_has_sent_forbids_it_and_nothing_is_changed(engine: 
         await change_slots(engine, 4, patience_s=0.1)
     assert await look(engine, SLOTS) == before
     await run(engine, states(1))  # the log takes messages as before
+
+
+async def test_a_relay_that_has_not_heard_of_it_takes_no_state_for_an_event(engine: AsyncEngine) -> None:
+    await make_primary(engine)
+    await pass_all(engine)
+    async with engine.connect() as connection:
+        [before] = [group for group in await load_groups(connection) if group.carries is Carries.EVENTS]
+        await change_slots(engine, 2 * len(before.slots))
+        await run(engine, states(100))  # half of them into slots that carried events
+        for page_size in (200, 10):  # a delta in one piece, and in pages
+            assert (await read_batch(connection, before, page_size)).events == ()
 
 
 async def test_a_writer_that_does_not_end_is_named(engine: AsyncEngine, settings: Settings) -> None:

@@ -182,6 +182,35 @@ def test_a_model_with_something_of_everything_does_take_the_shortcut() -> None:
     assert check_same(ODD, json.dumps(row), Identity("Odd", '["a"]', "a"))
 
 
+def _grow(value: Any) -> Any:
+    value.append("more")
+    return list(value)
+
+
+class Growing(Entity):
+    """A validator that changes what it is given must see it once only."""
+
+    words: Annotated[list[str], BeforeValidator(_grow)] = Field(default_factory=list)
+
+
+GROWING = EntityMapping(
+    Growing,
+    table=sa.Table(
+        "growing",
+        sa.MetaData(),
+        sa.Column("id", sa.Text, primary_key=True),
+        sa.Column("words", JSONB(none_as_null=True)),
+    ),
+    container="Growing",
+    partition_key="/id",
+)
+
+
+def test_what_a_validator_may_have_changed_is_not_read_again() -> None:
+    row = {"id": "a", "words": ["some"], "crossfeed_extra": None, "crossfeed_spelling": None}
+    check_same(GROWING, json.dumps(row), Identity("Growing", '["a"]', "a"))
+
+
 class Watching(Entity):
     name: str = ""
 

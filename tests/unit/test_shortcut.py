@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core.domain.account import Account
 from core.domain.mappings import ACCOUNTS, MAPPINGS
 from core.domain.samples import sample_documents
 from core.identity import Identity
@@ -77,6 +78,38 @@ def test_the_document_of_another_identity_is_never_made(key: str, id_: str) -> N
     text = json.dumps(SAMPLE_ROW)
     assert both_ways(ACCOUNTS, text, Identity("Account", '["a"]', "a"))[0] is not None
     assert both_ways(ACCOUNTS, text, Identity("Account", key, id_))[0] is None
+
+
+WHOLE = row_of(ACCOUNTS, ACCOUNTS.document(Account(id="a")))
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("subscription", {"IsActive": 1}),
+        ("subscription", {"IsActive": None}),
+        ("subscription", {"Type": 1}),
+        ("subscription", {"Type": []}),
+        ("subscription", {"StartDate": "0001-01-01T00:00:00+14:00"}),
+        ("subscription", {"StartDate": "2026-01-31T08:00:00+02:00"}),
+        ("subscription", {"StartDate": "2026-02-30T08:00:00.0000000Z"}),
+        ("subscription", {"PurchasedScenarios": ["a", 1]}),
+        ("settings", {"unknown": 2**60}),
+        ("settings", {"unknown": 1.0}),
+        ("settings", {"unknown": "text"}),
+    ],
+)
+def test_what_is_odd_in_one_place_of_a_part_is_seen(column: str, value: dict[str, Any]) -> None:
+    assert check_same(ACCOUNTS, json.dumps(WHOLE), Identity.of("Account", ["a"], "a"))
+    row = {**WHOLE, column: {**WHOLE[column], **value}}
+    check_same(ACCOUNTS, json.dumps(row), Identity.of("Account", ["a"], "a"))
+
+
+@pytest.mark.parametrize("count", [2**53 - 1, 2**53 + 1, 2**60 + 1, -(2**53) - 1, True, "1"])
+def test_a_count_that_no_double_holds_is_seen(count: Any) -> None:
+    mapping, [document, *_] = SAMPLES["PendingSignups"]
+    row = {**row_of(mapping, document), "failed_attempts": count}
+    check_same(mapping, json.dumps(row), mapping.identity(document))
 
 
 @given(moments)
