@@ -156,9 +156,9 @@ async def _drain(engine: AsyncEngine, settings: Settings) -> float:
 async def _peer(package: Package, dsn: str) -> AsyncIterator[Peer]:
     with tempfile.TemporaryDirectory(prefix="crossfeed-peer-") as directory:
         python = str(Path(directory) / "bin" / "python")
-        uv = (sys.executable, "-m", "uv")
-        await _run(package, *uv, "venv", "--quiet", "--no-project", "--python", sys.executable, directory)
-        await _run(package, *uv, "pip", "install", "--quiet", "--python", python, *package.requirements, "uvloop")
+        await _run(package, sys.executable, "-m", "venv", "--without-pip", directory)
+        pip = (sys.executable, "-m", "pip", "--python", python, "install", "--quiet")
+        await _run(package, *pip, *package.requirements, "uvloop")
         process = await asyncio.create_subprocess_exec(
             *(python, "-m", f"tests.bench.{package.module}"),
             cwd=ROOT,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -19,8 +18,16 @@ def test_the_wheel_runs_the_readme_in_an_empty_environment(tmp_path: Path) -> No
     run("build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT))
     [wheel] = tmp_path.glob("*.whl")
     environment = tmp_path / "venv"
-    run("uv", "venv", "--quiet", "--no-project", "--python", sys.executable, str(environment))
-    install(wheel, environment)
+    run("venv", "--without-pip", str(environment))
+    # The lock's versions, so that the same thing is tested today and tomorrow.
+    constraints = tmp_path / "constraints.txt"
+    pins = [
+        line.split()[0] + marker(line) for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line
+    ]
+    constraints.write_text("\n".join(pins))
+    options = ("--quiet", "--no-compile", "--constraint", str(constraints))
+    python = environment / "bin" / "python"
+    run("pip", "--python", str(python), "install", *options, f"crossfeed[local] @ {wheel.as_uri()}")
     work = tmp_path / "work"
     work.mkdir()
     ada = quickstart.follow(environment / "bin", work)
@@ -29,14 +36,10 @@ def test_the_wheel_runs_the_readme_in_an_empty_environment(tmp_path: Path) -> No
     assert (envelope["epoch"], envelope["version"], envelope["origin"]) == (2, 2, "postgres")
 
 
-def install(wheel: Path, environment: Path) -> None:
-    """Install what the wheel asks for, in the lock's versions: the same thing is tested today and tomorrow."""
-    wanted = wheel.with_name("wanted.txt")
-    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    wanted.write_text(f"crossfeed[local] @ {wheel.as_uri()} --hash=sha256:{digest}\n")
-    python, lock = environment / "bin" / "python", ROOT / "requirements.lock"
-    chosen = ("--constraint", str(lock), "--requirement", str(wanted))
-    run("uv", "pip", "install", "--quiet", "--python", str(python), "--require-hashes", *chosen)
+def marker(line: str) -> str:
+    """Return the environment marker of a line of the lock, if it has one."""
+    _, semicolon, condition = line.partition(";")
+    return f" ; {condition.strip().rstrip(chr(92)).strip()}" if semicolon else ""
 
 
 def run(module: str, *arguments: str) -> None:

@@ -155,7 +155,7 @@ async def test_what_commits_between_two_pages_of_a_delta_comes_once_and_after_it
 
 
 @given(steps=STEPS, deaths=DEATHS)
-@hypothesis_settings(max_examples=10)
+@hypothesis_settings(max_examples=20)
 async def test_every_document_arrives_in_its_last_state_wherever_relays_are_killed(
     settings: Settings, engine: AsyncEngine, mappings: Mappings, steps: list[tuple[str, int, int]], deaths: list[int]
 ) -> None:
