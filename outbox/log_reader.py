@@ -39,7 +39,8 @@ class Batch:
 
     `messages` (of slots that carry states) or `events` are in sequence order; messages are empty where the phase does
     not send (`left` says whether there are any). `newest` names the row with the highest number among what is in them.
-    `next` is the cursor once they are delivered. `has_letters`: something is parked or dead.
+    `next` is the cursor once they are delivered. `has_parked`: something is parked,
+    `has_letters`: or dead.
     """
 
     group: SlotGroup
@@ -50,6 +51,7 @@ class Batch:
     next: Cursor
     more: bool
     left: bool
+    has_parked: bool
     has_letters: bool
 
 
@@ -58,14 +60,14 @@ _READ = {
     Carries.EVENTS: ("seq", "entity", "partition_key", "id", "event_id", "event", "traceparent"),
 }
 
-_STATE_COLUMNS = 9
+_STATE_COLUMNS = 10
 
 # Phase, snapshot and messages come from one statement, so from one snapshot: first a row of what is once per statement,
 # then one for every message.
 _STATE = f"""
     SELECT p.phase, p.epoch, p.state, pg_current_snapshot()::text, pg_is_in_recovery(), {SERVER},
-        EXISTS (SELECT FROM crossfeed.parked)
-            OR EXISTS (SELECT FROM crossfeed.dead_letter WHERE direction = 'to_cosmos'),
+        EXISTS (SELECT FROM crossfeed.parked),
+        EXISTS (SELECT FROM crossfeed.dead_letter WHERE direction = 'to_cosmos'),
         n.xid::text, to_json(n.at) #>> '{{}}'
     FROM crossfeed.phase p LEFT JOIN (SELECT xid, at FROM m ORDER BY seq DESC LIMIT 1) AS n ON true
 """
@@ -184,6 +186,7 @@ class _Seen:
     group: SlotGroup
     phase: PhaseRow
     snapshot: Snapshot
+    has_parked: bool
     has_letters: bool
     newest: tuple[str | None, str | None]
     rows: list[tuple[Any, ...]]
@@ -217,6 +220,7 @@ class _Seen:
             following,
             more=more,
             left=bool(self.rows),
+            has_parked=self.has_parked,
             has_letters=self.has_letters,
         )
 
@@ -247,7 +251,7 @@ def page_parameters(group: SlotGroup, cursor: Cursor, until: int, limit: int) ->
 async def _see(connection: AsyncConnection, sql: str, parameters: dict[str, Any], group: SlotGroup) -> _Seen:
     rows = await fetch(connection, sql, parameters)
     [state] = [row[:_STATE_COLUMNS] for row in rows if row[0] is not None]
-    phase, epoch, name, snapshot, is_standby, server, has_letters, *newest = state
+    phase, epoch, name, snapshot, is_standby, server, has_parked, has_dead, *newest = state
     if is_standby:
         # Commits become visible in another order there, and its cursor would be stored on the primary later.
         msg = "the connection leads to a standby; the log is read from the primary only"
@@ -259,7 +263,8 @@ async def _see(connection: AsyncConnection, sql: str, parameters: dict[str, Any]
         group,
         PhaseRow(Phase(phase), epoch, PhaseState(name)),
         Snapshot.parse(snapshot),
-        has_letters,
+        has_parked,
+        has_parked or has_dead,
         (newest[0], newest[1]),
         sorted([row[_STATE_COLUMNS:] for row in rows if row[0] is None], key=itemgetter(0)),
     )

@@ -123,9 +123,10 @@ class Place:
 
     async def abandon(self) -> None:
         """Break off a flush that nobody waits for."""
-        if self._storing is not None:
-            self._storing.cancel()
-            await asyncio.gather(self._storing, return_exceptions=True)
+        storing, self._storing = self._storing, None
+        if storing is not None:
+            storing.cancel()
+            await asyncio.gather(storing, return_exceptions=True)
 
     async def _store(self, cursor: Cursor, reports: Sequence[Report]) -> None:
         self._check()

@@ -62,7 +62,7 @@ class Stream:
         self.flows = False
         """Whether the phase lets it go on, as far as it knows."""
         self._retry_at = wiring.clock()
-        self._has_letters = True
+        self._has_parked = True
         self._is_careful = False
         """Whether something has failed and nothing has succeeded since: then every page is waited for."""
 
@@ -213,7 +213,7 @@ class Stream:
         )
 
     def _may_go_on(self, batch: Batch) -> bool:
-        self._has_letters = batch.has_letters
+        self._has_parked = batch.has_parked
         self.flows = self._wiring.may_go_on(batch.phase, self.group.carries, batch.left)
         return self.flows
 
@@ -231,7 +231,7 @@ class Stream:
         self.oldest_at = None
 
     def _is_retry_due(self) -> bool:
-        return self.flows and self._has_letters and self._wiring.clock() >= self._retry_at
+        return self.flows and self._has_parked and self._wiring.clock() >= self._retry_at
 
     async def _retry(self) -> None:
         if not self._is_retry_due():
