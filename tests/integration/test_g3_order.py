@@ -62,9 +62,7 @@ async def test_versions_never_decrease_under_concurrent_writers_not_even_with_a_
     feed.check_order()
     assert await letters(engine) == []
     if relays == 1:
-        assert (
-            started[0].stats.retries == 0
-        )  # one read ahead may be superseded by the page before it
+        assert started[0].stats.retries == 0  # one read ahead may be superseded by the page before it
 
 
 BAD = {
