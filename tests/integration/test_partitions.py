@@ -86,8 +86,9 @@ async def test_a_writer_held_open_for_seconds_makes_no_other_writer_wait_for_par
         writers = [asyncio.ensure_future(write()) for _ in range(4)]
         for _ in range(8):
             await upkeep(engine, settings)
-            await run(engine, "SELECT setval('crossfeed.outbox_seq', nextval('crossfeed.outbox_seq') + 400)")
-            await asyncio.sleep(0.2)
+            for _ in range(2):  # a statement under way must not find itself in a partition attached since it began
+                await run(engine, "SELECT setval('crossfeed.outbox_seq', nextval('crossfeed.outbox_seq') + 200)")
+                await asyncio.sleep(0.1)
         now = await tables(engine)
         assert before <= now  # it is in the way of dropping
         assert len(now - before) >= 3

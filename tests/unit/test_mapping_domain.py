@@ -19,7 +19,7 @@ from core.domain.account import Account, SubscriptionType
 from core.domain.game_session import Compass, SessionStatus
 from core.domain.mappings import ACCOUNTS, GAME_SESSIONS, MAPPINGS, PENDING_SIGNUPS, USER_PROFILES
 from core.domain.samples import sample_documents
-from core.domain.shapes import timespan
+from core.domain.shapes import StoredEntity, StoredPart, timespan
 from core.errors import DocumentRefusedError
 from core.projection import same_json
 from tests.unit.strategies import as_cosmos, as_postgres, date_texts, names, numbers, texts, values
@@ -35,8 +35,15 @@ opt_texts = st.none() | texts
 opt_dates = st.none() | dates
 
 
+KNOWN = {
+    field.alias or name
+    for model in (*StoredEntity.__subclasses__(), *StoredPart.__subclasses__())
+    for name, field in model.model_fields.items()
+}
+
+
 def _object(properties: dict[str, st.SearchStrategy[Any]], **required: st.SearchStrategy[Any]) -> Any:
-    extra = st.dictionaries(names.filter(lambda name: name not in properties), values, max_size=2)
+    extra = st.dictionaries(names.filter(lambda name: name not in KNOWN), values, max_size=2)
     known = st.fixed_dictionaries(required, optional=properties)
     return st.builds(lambda one, other: {**one, **other}, extra, known)
 
