@@ -10,6 +10,7 @@ The containers' part needs a Docker engine; it was written by the images' docume
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -39,12 +40,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _ROOM = 4 * 1024**3  # bytes
+_STRATEGIES = 15_00_00  # the first version that lets one choose how a database is copied
 POSTGRES_IMAGE = "postgres:18"
 COSMOS_IMAGE = "mcr.microsoft.com/cosmosdb/linux/azure-cosmos-emulator:vnext-preview"
 
 
 class PostgresServer(Protocol):
     """A Postgres server on which tests make databases of their own."""
+
+    @property
+    def dsn(self) -> str:
+        """URI of a database that is always there."""
+        ...
 
     async def create_database(self, name: str, template: str | None = None) -> str:
         """Create a database, as a copy of `template` if given; return its URI."""
@@ -84,6 +91,33 @@ class GivenPostgres:
     async def _execute(self, statement: sql.Composed) -> None:
         async with await psycopg.AsyncConnection.connect(self.dsn, autocommit=True) as connection:
             await connection.execute(statement)
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Makes and drops copies of a template over one connection that stays open: for what nearly every test does."""
+
+    connection: psycopg.AsyncConnection
+    template: str
+
+    async def create(self, name: str) -> None:
+        """Copy the template as files, which takes two thirds of the time that copying it through the log takes."""
+        await self.connection.execute(
+            sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy").format(
+                sql.Identifier(name), sql.Identifier(self.template)
+            )
+            if self.connection.info.server_version >= _STRATEGIES
+            else sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(self.template))
+        )
+
+    async def drop(self, name: str) -> None:
+        """Drop a copy, with the sessions that still use it; those that are just ending are given their moment."""
+        for _ in range(20):  # the server itself would look again after 100 ms
+            cursor = await self.connection.execute("SELECT FROM pg_stat_activity WHERE datname = %s", (name,))
+            if not cursor.rowcount:
+                break
+            await asyncio.sleep(0.001)
+        await self.connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 @contextmanager

@@ -3,9 +3,13 @@
 The tables are the example's accounts, with the same columns, rows and indexes; the bare one knows nothing of Crossfeed,
 so what its columns cost counts as well. Each upsert is a transaction of its own; the server syncs its commits to disk.
 
-The clients are psycopg's, in two processes on the machine of the server. The rounds alternate between the two tables;
-then again with a network in between; then with pgbench, a client that costs next to nothing and so makes the most of
-what the server does.
+A third table, `minimal`, shows where the floor is: the least that triggers can do and still be called capture. Row
+triggers that set two columns, statement triggers that insert the message: nothing of keys that move, of tombstones, of
+the mirror, of rights or of tracing. What remains between `minimal` and `captured` is what Crossfeed's promises cost.
+
+The clients are psycopg's, in two processes on the machine of the server. The rounds alternate between the tables; then
+again with a network in between; then with pgbench, a client that costs next to nothing and so makes the most of what
+the server does.
 """
 
 from __future__ import annotations
@@ -50,11 +54,52 @@ ROWS = 100_000
 _VALUES = [f"'{value}'" for value in ACCOUNT.values()]
 _TPS = re.compile(r"tps = ([0-9.]+)")
 
-TABLES = {"bare": "bare_accounts", "captured": str(ACCOUNTS.table)}
+TABLES = {"bare": "bare_accounts", "minimal": "minimal_accounts", "captured": str(ACCOUNTS.table)}
+
+_MINIMAL = (
+    """
+    CREATE FUNCTION minimal_stamp_insert() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        NEW.crossfeed_epoch := 1;
+        NEW.crossfeed_version := 1;
+        RETURN NEW;
+    END $$
+    """,
+    """
+    CREATE FUNCTION minimal_stamp_update() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        NEW.crossfeed_epoch := 1;
+        NEW.crossfeed_version := OLD.crossfeed_version + 1;
+        RETURN NEW;
+    END $$
+    """,
+    """
+    CREATE FUNCTION minimal_captured() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        INSERT INTO crossfeed.outbox (slot, entity, partition_key, id, epoch, version, deleted)
+            SELECT 0, 'Minimal', n.id, n.id, n.crossfeed_epoch, n.crossfeed_version, false FROM new_rows n;
+        RETURN NULL;
+    END $$
+    """,
+    *(
+        f"CREATE TRIGGER stamp_{event} BEFORE {event} ON {TABLES['minimal']} FOR EACH ROW"
+        f" EXECUTE FUNCTION minimal_stamp_{event}()"
+        for event in ("insert", "update")
+    ),
+    # An upsert fires both; there is no trigger of two events with a transition table.
+    *(
+        f"CREATE TRIGGER captured_{event} AFTER {event} ON {TABLES['minimal']} REFERENCING NEW TABLE AS new_rows"
+        " FOR EACH STATEMENT EXECUTE FUNCTION minimal_captured()"
+        for event in ("insert", "update")
+    ),
+)
 
 
 async def measure(seconds: float, rounds: int) -> dict[str, float]:
-    """Return transactions per second and what capture costs: on loopback, with a network in between, with pgbench."""
+    """Return transactions per second and what capture costs: on loopback, with a network in between, with pgbench.
+
+    Costs are transactions a second of the bare table, divided by those of the captured one, and of the `minimal` one.
+    """
     async with EmbeddedPostgres(settings=DURABLE) as server:
         dsn = await server.create_database("bench")
         await _prepare(dsn)
@@ -68,17 +113,20 @@ async def measure(seconds: float, rounds: int) -> dict[str, float]:
         await _check(dsn)
     return {
         "clients": CLIENTS,
-        "bare_tps": round(near["bare"]),
-        "captured_tps": round(near["captured"]),
-        "cost": round(near["bare"] / near["captured"], 3),
+        **_figures(near),
         "rtt_ms": RTT_MS,
         "rtt_ms_measured": round(added, 2),
-        "bare_tps_at_rtt": round(far["bare"]),
-        "captured_tps_at_rtt": round(far["captured"]),
-        "cost_at_rtt": round(far["bare"] / far["captured"], 3),
-        "bare_tps_of_pgbench": round(raw["bare"]),
-        "captured_tps_of_pgbench": round(raw["captured"]),
-        "cost_of_pgbench": round(raw["bare"] / raw["captured"], 3),
+        **_figures(far, "_at_rtt"),
+        **_figures(raw, "_of_pgbench"),
+    }
+
+
+def _figures(tps: dict[str, float], how: str = "") -> dict[str, float]:
+    """Name transactions per second, and what capture and the least of it cost."""
+    return {
+        **{f"{name}_tps{how}": round(figure) for name, figure in tps.items()},
+        f"cost{how}": round(tps["bare"] / tps["captured"], 3),
+        f"minimal_cost{how}": round(tps["bare"] / tps["minimal"], 3),
     }
 
 
@@ -102,13 +150,16 @@ def _round_trip_ms(dsn: str) -> float:
 
 
 async def _prepare(dsn: str) -> None:
-    """Make both tables, alike but for the capture, and fill them."""
+    """Make the tables, alike but for the capture, and fill them."""
     async with open_engine(Settings.load(postgres_dsn=dsn)) as engine:
         async with engine.begin() as connection:
             await connection.run_sync(migrations.upgrade)
             await connection.run_sync(ACCOUNTS.table.create)
             await connection.exec_driver_sql(f"CREATE TABLE {TABLES['bare']} (LIKE {ACCOUNTS.table} INCLUDING ALL)")
             await connection.run_sync(capture.install, ACCOUNTS)
+            await connection.exec_driver_sql(f"CREATE TABLE {TABLES['minimal']} (LIKE {ACCOUNTS.table} INCLUDING ALL)")
+            for statement in _MINIMAL:
+                await connection.exec_driver_sql(statement)
         await open_phase(engine, Phase.DUAL_WRITE_POSTGRES_READ, who="bench", why="bench")
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
         for table in TABLES.values():
@@ -167,12 +218,14 @@ def _pgbench(dsn: str, table: str, seconds: float) -> float:
 
 
 async def _check(dsn: str) -> None:
-    """Every write of the captured table has its message; without that the figures are of something else."""
+    """Every write of both captured tables has its message; without that the figures are of something else."""
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
-        cursor = await connection.execute(
-            f"SELECT (SELECT sum(crossfeed_version) FROM {ACCOUNTS.table}), (SELECT count(*) FROM crossfeed.outbox)"
-        )
-        row = await cursor.fetchone()
-    if row is None or row[0] != row[1]:
-        msg = f"writes and messages: {row}"
-        raise WrongAnswerError(msg)
+        for name, table in ((ACCOUNTS.name, TABLES["captured"]), ("Minimal", TABLES["minimal"])):
+            cursor = await connection.execute(
+                f"SELECT (SELECT sum(crossfeed_version) FROM {table}),"
+                f" (SELECT count(*) FROM crossfeed.outbox WHERE entity = '{name}')"
+            )
+            row = await cursor.fetchone()
+            if row is None or row[0] != row[1]:
+                msg = f"writes and messages of {table}: {row}"
+                raise WrongAnswerError(msg)

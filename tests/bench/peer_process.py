@@ -5,6 +5,7 @@ A line on stdin is a command and a number, the answer on stdout is a figure:
     bare SECONDS        transactions a second that insert a row
     published SECONDS   the same with a message in the transaction
     drain MESSAGES      messages a second that a handler that does nothing is given, until none is left
+    defaults MESSAGES   the same, with the options that the peer has when nobody sets any
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import sqlalchemy as sa
 import uvloop
@@ -21,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engin
 from tests.bench.inserting import CLIENTS, transactions_per_s
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 _ROWS = "CREATE TABLE {table} (LIKE accounts INCLUDING DEFAULTS INCLUDING INDEXES)"
 
@@ -32,6 +33,9 @@ class Peer(Protocol):
     driver: str
     """SQLAlchemy's name of the driver that the inserts use, with and without a message."""
 
+    quickest: ClassVar[Mapping[str, Any]]
+    """The options, found by trying, with which it handles messages quickest; how, says its module."""
+
     async def install(self, writing: AsyncEngine) -> None:
         """Make its tables."""
         ...
@@ -40,8 +44,11 @@ class Peer(Protocol):
         """Write one message in the session's transaction."""
         ...
 
-    async def drain(self, messages: int) -> float:
-        """Write so many messages, then have them handled; return how many a second that was."""
+    async def drain(self, messages: int, **options: Any) -> float:
+        """Write so many messages, then have them handled; return how many a second that was.
+
+        `options` are its own, of what handles messages; those that are not given are as it has them by default.
+        """
         ...
 
 
@@ -66,6 +73,8 @@ async def _serve(make: Callable[[sa.URL], Peer]) -> None:
                 figure = await transactions_per_s(writing, table, float(number))
             case "published":
                 figure = await transactions_per_s(writing, table, float(number), peer.publish)
+            case "drain":
+                figure = await peer.drain(int(number), **peer.quickest)
             case _:
                 figure = await peer.drain(int(number))
         print(figure, flush=True)

@@ -1,4 +1,15 @@
-"""Measures Crossfeed against other outboxes: same Postgres, same rounds, each in an environment of its own."""
+"""Measures Crossfeed against other outboxes: same Postgres, same rounds, each in an environment of its own.
+
+Crossfeed has its default settings throughout. A peer handles messages twice in each round, and there are two ratios:
+
+    drain_ratio              the peer with the quickest options of those tried here (`quickest` in tests.bench.peer_*):
+                             as many workers or tasks as there are clients, many rows fetched and deleted at once
+    drain_ratio_at_defaults  the peer with its documented defaults, no option given: faststream-outbox has one worker
+                             that fetches 10 rows and deletes each by itself, pgqueuer takes 10 jobs at once,
+                             procrastinate runs one task at a time and keeps what is done
+
+Peers publish in the transaction of the row, as their documentation says; there are no options for that.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +29,7 @@ from core.mappings import Mappings
 from core.postgres.engine import open_engine
 from core.settings import Settings
 from outbox.relay import Relay
-from tests.bench.drain import FILL, PAGE, NullSink
+from tests.bench.drain import FILL, NullSink
 from tests.bench.inserting import CLIENTS, transactions_per_s
 from tests.bench.wire import WrongAnswerError
 from tests.integration.relay_steps import make_primary
@@ -37,21 +48,29 @@ MESSAGES: Final = 50_000
 
 @dataclass(frozen=True)
 class Package:
-    """A peer. `messages` are as many as it handles in about a second: many of its batches, few of ours."""
+    """A peer. `messages` are as many as it handles in about a second: many of its batches, few of ours.
+
+    `messages_at_defaults` are as many when it has no options.
+    """
 
     name: str
     module: str
     requirements: tuple[str, ...]
     messages: int
+    messages_at_defaults: int
 
 
 FIRST: Final = Package(
-    "faststream-outbox", "peer_faststream", ("faststream-outbox[asyncpg]", "psycopg[binary]"), 10_000
+    "faststream-outbox", "peer_faststream", ("faststream-outbox[asyncpg]", "psycopg[binary]"), 10_000, 1_000
 )
 OTHERS: Final = (
-    Package("pgqueuer", "peer_pgqueuer", ("pgqueuer[asyncpg]", "sqlalchemy[asyncio]"), 10_000),
+    Package("pgqueuer", "peer_pgqueuer", ("pgqueuer[asyncpg]", "sqlalchemy[asyncio]"), 10_000, 2_000),
     Package(
-        "procrastinate", "peer_procrastinate", ("procrastinate", "psycopg[binary,pool]", "sqlalchemy[asyncio]"), 1_000
+        "procrastinate",
+        "peer_procrastinate",
+        ("procrastinate", "psycopg[binary,pool]", "sqlalchemy[asyncio]"),
+        1_000,
+        500,
     ),
 )
 
@@ -87,6 +106,7 @@ class Peer:
 async def measure(seconds: float, rounds: int) -> dict[str, float | int | str]:
     """Return how many times faster our relay drains, and what an insert with its message costs, ours and the peers'.
 
+    Ratios are messages a second of our relay, divided by the peer's: at its quickest, and with its default options.
     Costs are transactions a second of the bare insert, divided by those of the insert with its message. The figures of
     other peers than the first follow under their names; of one that cannot be installed, why.
 
@@ -101,7 +121,7 @@ async def measure(seconds: float, rounds: int) -> dict[str, float | int | str]:
         figures.setdefault(name, []).append(figure)
 
     async with EmbeddedPostgres(within=memory()) as postgres, AsyncExitStack() as stack:
-        settings = Settings.load(postgres_dsn=await postgres.create_database("bench"), relay_page_size=PAGE)
+        settings = Settings.load(postgres_dsn=await postgres.create_database("bench"))
         await install(settings.require_postgres())
         peers: list[Peer] = []
         for package in (FIRST, *OTHERS):
@@ -124,14 +144,18 @@ async def measure(seconds: float, rounds: int) -> dict[str, float | int | str]:
             note("messages_per_s", ours)
             for peer in peers:
                 name = "peer" if peer.package is FIRST else peer.package.name
+                ratio = "drain_ratio" if peer.package is FIRST else f"{name}_drain_ratio"
                 bare = await peer.ask("bare", each)
                 note(f"{name}_insert_cost", bare / await peer.ask("published", each))
                 theirs = await peer.ask("drain", peer.package.messages)
                 note(f"{name}_messages_per_s", theirs)
-                note("drain_ratio" if name == "peer" else f"{name}_drain_ratio", ours / theirs)
+                note(ratio, ours / theirs)
+                theirs = await peer.ask("defaults", peer.package.messages_at_defaults)
+                note(f"{name}_messages_per_s_at_defaults", theirs)
+                note(f"{ratio}_at_defaults", ours / theirs)
     for name, of_rounds in figures.items():
         figure = median(of_rounds)
-        answer[name] = round(figure) if name.endswith("_per_s") else round(figure, 1 if "ratio" in name else 3)
+        answer[name] = round(figure) if "_per_s" in name else round(figure, 1 if "ratio" in name else 3)
     return answer | {"clients": CLIENTS}
 
 

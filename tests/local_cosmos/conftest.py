@@ -11,13 +11,16 @@ from azure.cosmos.aio import CosmosClient
 
 from core.local.cosmos import CosmosServer
 from tests.local_cosmos.raw import RawContainer, raw_container
+from tests.local_cosmos.storage_steps import filled_account
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
 
     from azure.cosmos.aio import ContainerProxy, DatabaseProxy
 
     from core.local.cosmos.faults import Faults
+    from core.local.cosmos.state.account import Account
 
 
 @pytest_asyncio.fixture
@@ -55,3 +58,23 @@ async def database(client: CosmosClient) -> DatabaseProxy:
 async def container(database: DatabaseProxy) -> ContainerProxy:
     """Two physical partitions by `/pk`, with TTL on."""
     return await database.create_container("items", PartitionKey("/pk"), default_ttl=-1, offer_throughput=12_000)
+
+
+@pytest.fixture
+def nothing_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    yield
+    assert [record.getMessage() for record in caplog.get_records("call")] == []
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Where a test may keep an account."""
+    return tmp_path / "account.db"
+
+
+@pytest.fixture
+def account(file: Path) -> Iterator[Account]:
+    """An account in a file, without a server (tests.local_cosmos.storage_steps)."""
+    account = filled_account(file)
+    yield account
+    account.close()

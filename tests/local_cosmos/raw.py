@@ -41,6 +41,10 @@ def stored(server: CosmosServer) -> Container:
     return server.account.container("wire", "raw")
 
 
+def statuses(answers: list[Answer]) -> list[int]:
+    return [answer.status for answer in answers]
+
+
 async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110 - what is waited for is inside the server

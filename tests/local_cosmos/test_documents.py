@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from azure.core import MatchConditions
 from azure.cosmos import PartitionKey
-from azure.cosmos.exceptions import CosmosBatchOperationError, CosmosHttpResponseError
+from azure.cosmos.exceptions import CosmosHttpResponseError
 from azure.cosmos.partition_key import NonePartitionKeyValue
 
 from core.local.cosmos.errors import CosmosError
 from core.local.cosmos.state.partition_key import PartitionKeyDefinition
-from core.local.cosmos.state.unique_keys import unique_keys
+from tests.local_cosmos.sdk_steps import status_of
 
 if TYPE_CHECKING:
     from azure.cosmos.aio import ContainerProxy, DatabaseProxy
@@ -23,12 +23,6 @@ if TYPE_CHECKING:
 
 def content(document: Any) -> dict[str, Any]:
     return {name: value for name, value in document.items() if not name.startswith("_")}
-
-
-async def status_of(call: Any) -> tuple[int | None, int]:
-    with pytest.raises(CosmosHttpResponseError) as caught:
-        await call
-    return caught.value.status_code, caught.value.sub_status or 0
 
 
 async def test_a_document_is_read_back_as_it_was_written(container: ContainerProxy) -> None:
@@ -225,102 +219,6 @@ async def test_a_document_over_two_megabytes_is_refused(container: ContainerProx
     room = 2 * 1024 * 1024 - len(json.dumps(small, separators=(",", ":")))
     assert (await status_of(container.upsert_item({"id": "a", "pk": "p", "x": "y" * (room + 1)})))[0] == 413
     assert len((await container.upsert_item({"id": "a", "pk": "p", "x": "y" * room}))["x"]) == room
-
-
-async def test_documents_expire_by_their_own_and_the_containers_time_to_live(
-    server: CosmosServer, container: ContainerProxy, database: DatabaseProxy
-) -> None:
-    await container.create_item({"id": "short", "pk": "p", "ttl": 100})
-    await container.create_item({"id": "never", "pk": "p"})
-    server.account.clock.advance(50)
-    await container.read_item("short", "p")
-    server.account.clock.advance(60)
-    assert (await status_of(container.read_item("short", "p")))[0] == 404
-    assert (await status_of(container.patch_item("short", "p", [{"op": "set", "path": "/n", "value": 1}])))[0] == 404
-    created = await container.upsert_item({"id": "short", "pk": "p"})
-    assert created["_ts"] >= int(server.account.clock.now()) - 1
-    ids: Any = container.query_items("SELECT VALUE c.id FROM c ORDER BY c.id")
-    assert [found async for found in ids] == ["never", "short"]
-    await database.replace_container(container, PartitionKey("/pk"), default_ttl=100)
-    server.account.clock.advance(101)
-    assert [d async for d in container.query_items("SELECT * FROM c")] == []
-
-
-async def test_a_time_to_live_counts_from_the_last_write_and_only_where_the_container_has_one(
-    server: CosmosServer, container: ContainerProxy, database: DatabaseProxy
-) -> None:
-    await container.create_item({"id": "a", "pk": "p", "ttl": 100})
-    server.account.clock.advance(80)
-    await container.patch_item("a", "p", [{"op": "set", "path": "/n", "value": 1}])
-    server.account.clock.advance(80)
-    await container.read_item("a", "p")
-    off = await database.create_container("off", PartitionKey("/pk"))
-    await off.create_item({"id": "a", "pk": "p", "ttl": 1})
-    await off.create_item({"id": "b", "pk": "p"})
-    server.account.clock.advance(100)
-    await off.read_item("a", "p")
-    await database.replace_container(off, PartitionKey("/pk"), default_ttl=-1)
-    assert (await status_of(off.read_item("a", "p")))[0] == 404
-    await off.read_item("b", "p")
-
-
-@pytest.mark.parametrize("ttl", [0, -2, 1.5, "10", True, 2**31, None])
-async def test_a_time_to_live_that_is_no_positive_integer_is_refused(container: ContainerProxy, ttl: object) -> None:
-    assert (await status_of(container.create_item({"id": "a", "pk": "p", "ttl": ttl})))[0] == 400
-
-
-async def test_a_unique_key_holds_within_a_logical_partition(database: DatabaseProxy) -> None:
-    policy: Any = {"uniqueKeys": [{"paths": ["/email"]}, {"paths": ["/a/b", "/c"]}]}
-    container = await database.create_container("unique", PartitionKey("/pk"), unique_key_policy=policy)
-    await container.create_item({"id": "1", "pk": "p", "email": "x", "a": {"b": 1}, "c": 1})
-    assert (await status_of(container.create_item({"id": "2", "pk": "p", "email": "x", "c": 2})))[0] == 409
-    assert (await status_of(container.create_item({"id": "2", "pk": "p", "email": "y", "a": {"b": 1}, "c": 1})))[
-        0
-    ] == 409
-    await container.create_item({"id": "2", "pk": "q", "email": "x"})
-    await container.upsert_item({"id": "1", "pk": "p", "email": "new"})
-    await container.create_item({"id": "3", "pk": "p", "email": "x", "c": 3})
-    await container.delete_item("3", "p")
-    await container.create_item({"id": "4", "pk": "p", "email": "x", "c": 4})
-    assert (await status_of(container.create_item({"id": "5", "pk": "p", "email": "z", "c": None})))[0] == 409
-
-
-async def test_equal_numbers_are_one_unique_value_and_unique_keys_may_be_swapped_by_nobody(
-    database: DatabaseProxy,
-) -> None:
-    policy: Any = {"uniqueKeys": [{"paths": ["/n"]}]}
-    container = await database.create_container("unique", PartitionKey("/pk"), unique_key_policy=policy)
-    await container.create_item({"id": "1", "pk": "p", "n": 1})
-    assert (await status_of(container.create_item({"id": "2", "pk": "p", "n": 1.0})))[0] == 409
-    await container.create_item({"id": "2", "pk": "p", "n": True})
-    await container.create_item({"id": "3", "pk": "p", "n": "1"})
-    patch = [{"op": "set", "path": "/n", "value": "1"}]
-    assert (await status_of(container.patch_item("1", "p", patch)))[0] == 409
-    swap: Any = [("upsert", ({"id": "1", "pk": "p", "n": "1"},)), ("upsert", ({"id": "3", "pk": "p", "n": 1},))]
-    with pytest.raises(CosmosBatchOperationError) as caught:
-        await container.execute_item_batch(swap, "p")
-    assert caught.value.operation_responses[0]["statusCode"] == 409
-    hand_over: Any = [("delete", ("3",)), ("upsert", ({"id": "1", "pk": "p", "n": "1"},))]
-    await container.execute_item_batch(hand_over, "p")
-
-
-@pytest.mark.parametrize(
-    "keys",
-    [
-        "x",
-        [{}],
-        [{"paths": []}],
-        [{"paths": ["email"]}],
-        [{"paths": ["/a", "/a"]}],
-        [{"paths": ["/a"]}, {"paths": ["/a"]}],
-        [{"paths": [f"/{n}"]} for n in range(11)],
-        [{"paths": [f"/{n}" for n in range(17)]}],
-    ],
-)
-def test_a_unique_key_policy_that_is_not_allowed_is_refused(keys: Any) -> None:
-    with pytest.raises(CosmosError) as caught:
-        unique_keys({"uniqueKeyPolicy": {"uniqueKeys": keys}})
-    assert caught.value.status == 400
 
 
 async def test_a_session_that_has_seen_more_than_the_server_is_told_so(container: ContainerProxy) -> None:

@@ -148,7 +148,7 @@ def check(raw: Raw, log: Recorder) -> None:
 
 @seed(20260103)
 @settings(
-    max_examples=500, suppress_health_check=list(HealthCheck), database=None, phases=(Phase.explicit, Phase.generate)
+    max_examples=150, suppress_health_check=list(HealthCheck), database=None, phases=(Phase.explicit, Phase.generate)
 )
 @given(requests())
 def test_a_hostile_request_is_refused_and_changes_nothing(log: Recorder, raw: Raw) -> None:

@@ -1,15 +1,11 @@
-"""Whatever a connection brings, it gets the right status or its end, at once, and the server keeps nothing of it."""
+"""Whatever a connection brings, it gets the right status or its end, at once."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import json
 import random
-import socket
-import struct
-import weakref
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -17,15 +13,21 @@ import pytest
 import pytest_asyncio
 
 from core.local.cosmos import CosmosServer
-from core.local.cosmos.faults import Constant, Delay, Rule
 from core.local.cosmos.wire.protocol import CosmosProtocol
+from tests.local_cosmos.hostile_steps import (
+    LAST,
+    PLAIN,
+    POST,
+    answers,
+    connect,
+    eventually_without_connections,
+    statuses,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
-PLAIN = b"GET /dbs HTTP/1.1\r\nhost: x\r\n\r\n"
-LAST = b"GET /dbs HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
-POST = b"POST /dbs HTTP/1.1\r\nhost: x\r\n"
+pytestmark = pytest.mark.usefixtures("nothing_is_logged")
 
 
 @pytest_asyncio.fixture(scope="module")
@@ -34,46 +36,10 @@ async def server() -> AsyncIterator[CosmosServer]:
         yield server
 
 
-@pytest.fixture(autouse=True)
-def nothing_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    yield
-    assert [record.getMessage() for record in caplog.get_records("call")] == []
-
-
 @pytest.fixture
 def short_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CosmosProtocol, "head_timeout", 0.1)
     monkeypatch.setattr(CosmosProtocol, "body_timeout", 0.1)
-
-
-def connections(server: CosmosServer) -> set[CosmosProtocol]:
-    assert server._running is not None
-    return server._running[0].server_state.connections  # type: ignore[return-value]
-
-
-async def eventually_without_connections(server: CosmosServer) -> None:
-    async with asyncio.timeout(2):
-        while connections(server):  # noqa: ASYNC110 - nothing tells it
-            await asyncio.sleep(0.01)
-
-
-async def connect(server: CosmosServer) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    return await asyncio.open_connection(server.host, server.port)
-
-
-async def answers(server: CosmosServer, *pieces: bytes) -> list[bytes]:
-    """Send the pieces, one segment each, and return the answers up to the end of the connection."""
-    reader, writer = await connect(server)
-    for piece in pieces:
-        writer.write(piece)
-        await asyncio.sleep(0)
-    received = await asyncio.wait_for(reader.read(), 3)
-    writer.close()
-    return received.split(b"HTTP/1.1 ")[1:]
-
-
-def statuses(received: list[bytes]) -> list[int]:
-    return [int(answer[:3]) for answer in received]
 
 
 @pytest.mark.parametrize(
@@ -253,58 +219,6 @@ async def test_what_has_no_end_is_refused_before_it_is_much(
     assert (await reader.readline()).split()[1] == b"%d" % status
     assert sent < 5_000_000
     writer.close()
-
-
-async def test_a_client_that_reads_nothing_is_not_read_from(server: CosmosServer) -> None:
-    _, writer = await connect(server)
-    writer.transport.pause_reading()  # type: ignore[attr-defined]
-    writer.write(PLAIN * 1_000_000)
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(writer.drain(), 0.4)
-    (connection,) = connections(server)
-    assert connection.transport.get_write_buffer_size() < 1 << 20
-    assert statuses(await answers(server, LAST)) == [401]
-    writer.transport.abort()
-    await eventually_without_connections(server)
-
-
-@pytest.mark.parametrize("latency", [0, 0.002])
-async def test_requests_are_not_read_faster_than_they_are_answered(server: CosmosServer, latency: float) -> None:
-    if latency:
-        server.faults.add(Rule(do=Delay(duration=Constant(seconds=latency))))
-    reader, writer = await connect(server)
-    writer.write(PLAIN * 300_000)
-    for _ in range(100):
-        head = await reader.readuntil(b"\r\n\r\n")
-        await reader.readexactly(int(head.split(b"content-length: ")[1].split(b"\r\n")[0]))
-    (connection,) = connections(server)
-    assert len(connection.pipeline) * len(PLAIN) < 1 << 19, "more than two reads of 256 KiB"
-    server.faults.clear()
-    writer.transport.abort()
-    await eventually_without_connections(server)
-
-
-@pytest.mark.parametrize(
-    "sent", [b"", b"GET /dbs HT", POST + b"content-length: 9\r\n\r\n{", PLAIN, PLAIN + b"GE", PLAIN * 50]
-)
-@pytest.mark.parametrize("reset", [True, False])
-async def test_nothing_is_kept_of_a_connection_that_is_gone(server: CosmosServer, sent: bytes, reset: bool) -> None:
-    _, writer = await connect(server)
-    writer.write(sent)
-    await asyncio.sleep(0.02)
-    (connection,) = connections(server)
-    gone = weakref.ref(connection)
-    del connection
-    if reset:  # an abort with this option set sends a reset, not an end
-        raw = writer.get_extra_info("socket")
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        writer.transport.abort()
-    else:
-        writer.close()
-    await eventually_without_connections(server)
-    await asyncio.sleep(0.01)
-    gc.collect()
-    assert gone() is None
 
 
 @pytest.mark.usefixtures("short_deadlines")

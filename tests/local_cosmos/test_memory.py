@@ -43,7 +43,7 @@ class World:
         method: str,
         key: str | None,
         body: object = None,
-        id: str | None = None,  # noqa: A002
+        id: str | None = None,  # noqa: A002 - what the address calls it
         **headers: str,
     ) -> None:
         sent = {"x-ms-documentdb-partitionkey": orjson.dumps([key]).decode()} if key is not None else {}

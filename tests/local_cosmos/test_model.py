@@ -68,7 +68,7 @@ def test_a_query_goes_on_through_a_split_of_what_it_is_reading(shape: Shape) -> 
 
 
 @seed(20260101)
-@settings(max_examples=60, suppress_health_check=UNHURRIED, database=None, phases=(Phase.generate, Phase.explain))
+@settings(max_examples=25, suppress_health_check=UNHURRIED, database=None, phases=(Phase.generate, Phase.explain))
 @given(*containers)
 def test_documents_queries_and_feeds_agree_with_a_dictionary(
     shape: Shape, default_ttl: int | None, script: list[Step]
