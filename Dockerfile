@@ -1,9 +1,10 @@
-# The relay as a container; every other command of `crossfeed` runs from it as well.
+# The relay as a container, and the change feed processor: every command of `crossfeed` runs from it.
 #
 #   docker build -t crossfeed .
 #   docker run --stop-timeout 30 -p 8080:8080 -e CROSSFEED_POSTGRES_DSN=… -e CROSSFEED_MAPPINGS=… crossfeed
+#   docker run --stop-timeout 30 -p 8081:8080 -e CROSSFEED_POSTGRES_DSN=… -e CROSSFEED_MAPPINGS=… crossfeed mirror
 #
-# /livez, /readyz and /metrics are on port 8080. Your own mappings come with an image of yours:
+# /livez, /readyz and /metrics of both are on port 8080. Your own mappings come with an image of yours:
 #
 #   FROM crossfeed
 #   COPY my_domain /app/my_domain
@@ -36,7 +37,7 @@ ENV PATH=/opt/crossfeed/bin:$PATH \
 WORKDIR /app
 USER 10001:10001
 EXPOSE 8080
-# A pass has 20 seconds to end; give the container 30 (docker: --stop-timeout, Kubernetes' default).
+# A pass has 20 seconds to end, a page 5; give the container 30 (docker: --stop-timeout, Kubernetes' default).
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/livez', timeout=4)"]

@@ -33,10 +33,11 @@ demo: environment ## both directions on this machine, with a verdict
 	$(BIN)/crossfeed demo
 
 bench: environment ## what the README says of speed, measured on this machine
-	for name in cosmos capture drain sink latency peers; do $(BIN)/python -m tests.bench $$name || exit 1; done
+	for name in cosmos capture drain sink latency peers mirror feed; do $(BIN)/python -m tests.bench $$name || exit 1; done
 
-chaos: environment ## the tests that kill and cut for minutes
+chaos: environment ## the tests that kill and cut for minutes, and examples by the thousand
 	$(BIN)/python -m pytest -m "chaos and not soak"
+	$(BIN)/python -m pytest -m "not chaos" --hypothesis-profile=thorough tests/unit tests/local_cosmos/test_partitioning.py
 
 soak: environment ## constant load for CROSSFEED_SOAK_SECONDS (600): memory and tables stay flat
 	$(BIN)/python -m pytest -s -m soak tests/soak
@@ -53,7 +54,15 @@ lock: environment ## choose the newest versions again
 	  $(LOCK) --python-version 3.13 --constraint requirements.lock --output-file requirements.lock.new -
 	{ echo '# What the container holds: exact versions and hashes out of requirements.lock, made by `make lock`.'; \
 	  cat requirements.lock.new; } > .ci/image.lock
+	$(MAKE) requirements.txt
 	rm requirements.lock.new
+
+requirements.txt: requirements.lock # what Azure builds the Functions app from, out of requirements.lock
+	echo '.[functions]' | \
+	  $(LOCK) --python-version 3.11 --constraint requirements.lock --output-file requirements.txt.new -
+	{ echo '# What the Functions app holds: exact versions and hashes out of requirements.lock, made by `make lock`.'; \
+	  cat requirements.txt.new; } > requirements.txt
+	rm requirements.txt.new
 
 clean: ## remove what was made, the environment too
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .sdk_tests_cache

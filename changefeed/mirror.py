@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Protocol
 
+from core.errors import CrossfeedError
 from core.postgres.failures import translated
-from core.postgres.guarded import DocumentReader, Outcome, apply_documents
+from core.postgres.guarded import apply_documents
+from core.postgres.mirror_parking import MirrorPatience
+from core.postgres.mirror_retry import retry_parked
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
     from core.content import Document
-    from core.mapping import EntityMapping
+    from core.mappings import Mappings
     from core.phases import PhaseRow
+    from core.postgres.mirrored_batch import DocumentReader, Outcome
+
+
+PAUSE_S = 0.2
+"""Seconds between two tries beside batches at least."""
+PAUSE_SHARE = 4
+"""How many times as long as a try took is waited until the next: a batch must not pay for a crowd that is parked."""
 
 
 class Acknowledge(Protocol):
@@ -37,16 +49,34 @@ class Mirror:
     Args:
         engine: from core.postgres.engine.open_engine.
         reader: reads single documents in a session that has seen everything the feed has shown.
+        mappings: all mappings of the process.
+        patience: how often and how soon what is parked is tried again.
+        retried: told what came of parked documents that were tried again.
+        monotonic: seconds, for the pauses between two tries beside batches.
 
     """
 
-    def __init__(self, engine: AsyncEngine, reader: DocumentReader) -> None:
+    def __init__(  # noqa: PLR0913 - what it is wired from
+        self,
+        engine: AsyncEngine,
+        reader: DocumentReader,
+        mappings: Mappings,
+        patience: MirrorPatience = MirrorPatience(),  # noqa: B008 - immutable
+        *,
+        retried: Callable[[Outcome], None] = lambda _: None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._engine = engine.execution_options(isolation_level="READ COMMITTED")
         self._reader = reader
+        self._mappings = mappings
+        self._patience = patience
+        self._retried = retried
+        self._monotonic = monotonic
+        self._next_try = 0.0
 
     async def apply(
         self,
-        mapping: EntityMapping[Any],
+        container: str,
         documents: Sequence[Document],
         phase: PhaseRow,
         acknowledge: Acknowledge = _nothing,
@@ -57,7 +87,7 @@ class Mirror:
         transaction, so only infrastructure and conflicts raise.
 
         Args:
-            mapping: the container's mapping.
+            container: the container's name.
             documents: with their system properties, in feed order.
             phase: the phase row, read before the documents were read from the feed.
             acknowledge: made durable with the batch.
@@ -68,8 +98,49 @@ class Mirror:
             StoreUnavailableError: Postgres, or Cosmos DB where a document had to be read by key; repeat.
 
         """
-        with translated(f"mirroring {len(documents)} documents of {mapping.container!r}"):
+        with translated(f"mirroring {len(documents)} documents of {container!r}"):
             async with self._engine.begin() as connection:
-                outcome = await apply_documents(connection, mapping, documents, phase, self._reader)
+                outcome = await apply_documents(
+                    connection, self._mappings, container, documents, phase, self._reader, patience=self._patience
+                )
                 await acknowledge(connection)
-                return outcome
+        if outcome.applied or outcome.buried:
+            await self._retry_beside(phase)
+        return outcome
+
+    async def retry_parked(self, phase: PhaseRow, *, eager: bool = False) -> bool:
+        """Try again what is parked and due, as it is now; cheap if nothing is.
+
+        Args:
+            phase: the phase row, read before.
+            eager: try also what is not due yet.
+
+        Returns:
+            Whether that may have made more possible: call again at once.
+
+        Raises:
+            PrimaryMovedError: phase or epoch have moved since.
+            ConcurrencyError: a deadlock was broken.
+            StoreUnavailableError: one of the stores did not answer.
+
+        """
+        began = self._monotonic()
+        try:
+            with translated("trying parked documents again"):
+                async with self._engine.begin() as connection:
+                    outcome, more = await retry_parked(
+                        connection, self._mappings, phase, self._reader, self._patience, eager=eager
+                    )
+        finally:
+            now = self._monotonic()
+            self._next_try = now + max(PAUSE_S, (now - began) * PAUSE_SHARE)
+        self._retried(outcome)
+        return more
+
+    async def _retry_beside(self, phase: PhaseRow) -> None:
+        """Try again what the batch just committed may have made possible; whatever fails here is tried again later."""
+        if self._monotonic() < self._next_try:
+            return
+        with suppress(CrossfeedError):
+            while await self.retry_parked(phase, eager=True):
+                pass

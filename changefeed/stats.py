@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
-from core.postgres.guarded import Outcome
+from core.postgres.mirrored_batch import Outcome
 from core.reservoir import Reservoir
 
 if TYPE_CHECKING:
@@ -14,31 +14,27 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class ProcessorStats:
-    """What a processor did since it was made. All but `events`, `lags` and `retries` count documents.
+class ProcessorStats(Outcome):
+    """What a processor did since it was made; what it inherits is the mirror's.
 
-    `lags` holds seconds from a document's `_ts`, which Cosmos DB keeps in whole seconds, to its commit in Postgres.
-    `retries` counts failed attempts by the class of the error.
+    `documents` and `pages` are of all feeds. `lags` holds seconds from a document's `_ts`, which Cosmos DB keeps in
+    whole seconds, to its commit in Postgres. `retries` counts failed attempts by the class of the error.
     """
 
     documents: int = 0
-    applied: int = 0
-    buried: int = 0
-    taken: int = 0
-    ignored: int = 0
-    quarantined: int = 0
-    dead_lettered: int = 0
-    reads_by_key: int = 0
-    events: int = 0
     pages: int = 0
+    splits: int = 0
     retries: Counter[str] = field(default_factory=Counter)
     lags: Reservoir = field(default_factory=Reservoir)
 
-    def add(self, outcome: Outcome, documents: int, lags: Iterable[float]) -> None:
+    def page(self, documents: int, lags: Iterable[float]) -> None:
         """Count one committed page."""
         self.pages += 1
         self.documents += documents
-        for item in fields(Outcome):
-            setattr(self, item.name, getattr(self, item.name) + getattr(outcome, item.name))
         for lag in lags:
             self.lags.add(lag)
+
+    def mirrored(self, outcome: Outcome) -> None:
+        """Count what the mirror did with it."""
+        for item in fields(Outcome):
+            setattr(self, item.name, getattr(self, item.name) + getattr(outcome, item.name))

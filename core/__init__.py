@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from core.children import ChildTable
     from core.crossfeed import Crossfeed
+    from core.discriminator import Discriminator
     from core.entity import Entity
     from core.errors import (
         AlreadyExistsError,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         TransientError,
     )
     from core.events import Event, EventRegistry
+    from core.handlers import Handlers, Received, Start
     from core.identity import ANYWHERE, Identity
     from core.instant import Instant
     from core.mapping import EntityMapping
@@ -49,6 +51,7 @@ __all__ = [
     "CrossPartitionError",
     "Crossfeed",
     "CrossfeedError",
+    "Discriminator",
     "DocumentRefusedError",
     "Entity",
     "EntityMapping",
@@ -56,6 +59,7 @@ __all__ = [
     "Equals",
     "Event",
     "EventRegistry",
+    "Handlers",
     "Identity",
     "Instant",
     "MappingError",
@@ -71,10 +75,12 @@ __all__ = [
     "PhaseState",
     "PrimaryMovedError",
     "Query",
+    "Received",
     "Repository",
     "SchemaError",
     "Settings",
     "Stamp",
+    "Start",
     "StoreUnavailableError",
     "TransientError",
     "UnitOfWork",
@@ -83,8 +89,10 @@ __all__ = [
 
 _HOMES = {
     "core.crossfeed": ("Crossfeed",),
+    "core.discriminator": ("Discriminator",),
     "core.entity": ("Entity",),
     "core.events": ("Event", "EventRegistry"),
+    "core.handlers": ("Handlers", "Received", "Start"),
     "core.identity": ("ANYWHERE", "Identity"),
     "core.instant": ("Instant",),
     "core.children": ("ChildTable",),

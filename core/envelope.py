@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, TypeGuard
 
-from core.content import ENVELOPE, Document, content_hash, content_of
+from core.content import ENVELOPE, Document, canonical_hash, content_hash, content_of
 from core.errors import DocumentRefusedError
 from core.stamp import Stamp
 
@@ -42,12 +42,19 @@ class Internal:
 
 Author = Ours | Foreign | Internal
 FOREIGN: Final = Foreign()
+_ORIGINS: Final = {origin.value: origin for origin in Origin}
 _MAX_COUNT = 2**53
 """Epochs and versions stay below: a JSON double counts no further, and a Postgres bigint must have room to go on."""
 
 
-def author_of(document: Document) -> Author:
-    """Say who wrote a document, recomputing its hash; never trusts an envelope that does not verify."""
+def author_of(document: Document, canonical: bytes | None = None) -> Author:
+    """Say who wrote a document, recomputing its hash; never trusts an envelope that does not verify.
+
+    Args:
+        document: with its system properties or without.
+        canonical: its content's canonical form (`core.content.spelled`), where it is known.
+
+    """
     envelope = document.get(ENVELOPE)
     if not isinstance(envelope, dict) or not _is_count(epoch := envelope.get("epoch")):
         return FOREIGN
@@ -55,15 +62,15 @@ def author_of(document: Document) -> Author:
     if isinstance(kind, str) and kind:
         return Internal(kind, epoch)
     version, origin = envelope.get("version"), envelope.get("origin")
-    if not _is_count(version) or not isinstance(origin, str) or origin not in {o.value for o in Origin}:
+    if not _is_count(version) or not isinstance(origin, str) or origin not in _ORIGINS:
         return FOREIGN
     try:
-        verified = envelope.get("hash") == content_hash(document)
+        digest = content_hash(document) if canonical is None else canonical_hash(canonical)
     except DocumentRefusedError:
         return FOREIGN
-    if not verified:
+    if envelope.get("hash") != digest:
         return FOREIGN
-    return Ours(Stamp(epoch, version), Origin(origin), deleted=envelope.get("deleted") is True)
+    return Ours(Stamp(epoch, version), _ORIGINS[origin], deleted=envelope.get("deleted") is True)
 
 
 def _is_count(value: Any) -> TypeGuard[int]:  # noqa: ANN401 - any JSON value

@@ -14,13 +14,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from core.content import ENVELOPE, ENVELOPE_BYTES, MAX_DOCUMENT_BYTES, Document, check_content
 from core.errors import DocumentRefusedError, MappingError
-from core.identity import MAX_PARTITION_KEY_BYTES, key_text
+from core.identity import MAX_PARTITION_KEY_BYTES, Identity, key_text
 from core.tracing import traceparent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-
-    from core.identity import Identity
 
     Upcaster = Callable[[Document], Document]
 
@@ -127,6 +125,10 @@ class EventRegistry:
                     raise MappingError(msg)
             self._classes[name] = event_class
 
+    def holds(self, event_class: type[Event]) -> bool:
+        """Whether it reads events as this class."""
+        return self._classes.get(event_class.event_name or "") is event_class
+
     def event(self, envelope: Document) -> Event:
         """Read an event from its envelope.
 
@@ -169,6 +171,13 @@ def subject_of(identity: Identity) -> str:
         return subject
     digest = hashlib.blake2b(subject.encode(errors="surrogatepass"), digest_size=16).hexdigest()
     return f"{identity.entity}/{digest}"
+
+
+def aggregate_of(subject: str) -> Identity:
+    """Return the aggregate that a subject names; where the subject is a digest, so is the id."""
+    entity, _, rest = subject.partition("/")
+    id_, _, partition_key = rest.partition("/")
+    return Identity(entity, partition_key or key_text([id_]), id_)
 
 
 def carried_by(document: Document) -> list[Any]:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from decimal import Decimal
 from enum import Enum
+from json.encoder import encode_basestring
 from typing import NamedTuple
 
 from core.errors import DocumentRefusedError
@@ -63,6 +64,8 @@ class Identity(NamedTuple):
     def can_be_stored(self) -> bool:
         """Whether Postgres can hold it at all: text without NUL characters and halves of surrogate pairs."""
         text = self.id + self.partition_key
+        if text.isascii() and "\0" not in self.id and "\\" not in self.partition_key:
+            return True
         try:
             text.encode()
         except UnicodeEncodeError:
@@ -87,7 +90,7 @@ def _part_text(part: KeyPart) -> str:
     if isinstance(part, bool) or part is None:
         return json.dumps(part)
     if isinstance(part, str):
-        return json.dumps(part, ensure_ascii=False)
+        return encode_basestring(part)  # what json.dumps makes of it without ensure_ascii
     if not -_MAX_EXACT <= part <= _MAX_EXACT:
         msg = "a partition key cannot be a number beyond 2^53"
         raise DocumentRefusedError(msg)

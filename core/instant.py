@@ -37,10 +37,22 @@ class Instant(datetime):
             ValueError: the text is not one, or in UTC it lies outside of the years 1 to 9999.
 
         """
-        moment = datetime.fromisoformat(_FRACTION.sub(r".\1", text))
-        self = cls.at(moment)
+        self = cls._parse_utc(text)
+        if self is None:
+            self = cls.at(datetime.fromisoformat(_FRACTION.sub(r".\1", text)))
         self._text = text
         return self
+
+    @classmethod
+    def _parse_utc(cls, text: str) -> Self | None:
+        """Read a text in UTC, or without an offset, three times as fast; None for any other."""
+        try:
+            self = cls.fromisoformat(text)  # cuts digits beyond the microsecond
+        except ValueError:
+            return None
+        if self.tzinfo is None:
+            return self.replace(tzinfo=UTC)
+        return self if self.tzinfo is UTC else None
 
     @classmethod
     def at(cls, moment: datetime) -> Self:
@@ -116,9 +128,10 @@ def check_text(text: object) -> str:
     if not isinstance(text, str):
         msg = "expected a text"
         raise ValueError(msg)  # noqa: TRY004 - pydantic reports ValueError alone
+    # In UTC, or counted as that: no offset leads out of the years 1 to 9999.
     if text[-1:] == "Z":
-        datetime.fromisoformat(text)  # in UTC, so no offset leads out of the years 1 to 9999
-    else:
+        datetime.fromisoformat(text)
+    elif datetime.fromisoformat(text).tzinfo is not None:
         Instant.parse(text)
     return text
 

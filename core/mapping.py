@@ -7,8 +7,8 @@ import typing
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import sqlalchemy as sa
-from pydantic import BaseModel
 
+from core.children import child_projection
 from core.content import Document, check_content, content_of
 from core.entity import Entity
 from core.errors import DocumentRefusedError, MappingError
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from core.children import ChildTable
+    from core.discriminator import Discriminator
 
 T = TypeVar("T", bound=Entity)
 
@@ -41,6 +42,8 @@ class EntityMapping(Generic[T]):
         body: the JSONB column for properties that have no column of their own; Crossfeed adds one unless given.
         children: tables of the aggregate below the root.
         unique_keys: the container's unique key paths, filled uniquely in tombstones.
+        discriminator: how its documents name their type, where the container holds other types as well; without one
+            the container is the mapping's alone.
 
     Raises:
         MappingError: something does not fit; the message names the mapping, the place and the cure.
@@ -59,6 +62,7 @@ class EntityMapping(Generic[T]):
         body: str = EXTRA_COLUMN,
         children: Sequence[ChildTable] = (),
         unique_keys: Sequence[str] = (),
+        discriminator: Discriminator | None = None,
     ) -> None:
         self.model = model
         self.table = table
@@ -67,11 +71,14 @@ class EntityMapping(Generic[T]):
         self.paths = (partition_key,) if isinstance(partition_key, str) else tuple(partition_key)
         self.unique_keys = tuple(unique_keys)
         self.children = tuple(children)
+        self.discriminator = discriminator
         self.projection = Projection(model, table, body)
         self._key_paths = [KeyPath.parse(self.name, path) for path in self.paths]
         self._unique_paths = [KeyPath.parse(self.name, path) for path in self.unique_keys]
         self.key_columns = key_columns or tuple(map(self._key_column, self._key_paths))
-        self.child_projections = {child.field: self._child_projection(child) for child in self.children}
+        self.child_projections = {
+            child.field: child_projection(self.name, model, self.identity_columns, child) for child in self.children
+        }
         self._check()
 
     @property
@@ -119,6 +126,7 @@ class EntityMapping(Generic[T]):
         except ValueError as error:
             msg = f"{self.name}: the entity cannot be written as the JSON that its model describes"
             raise DocumentRefusedError(msg) from error
+        self._name_type(document)
         self.check(document)
         return document
 
@@ -227,10 +235,17 @@ class EntityMapping(Generic[T]):
             alias = self.alias(child.field)
             document[alias] = [projection.document(item) for item in items]
             respell(document, alias, (row.get(SPELLING_COLUMN) or {}).get(alias))
+        self._name_type(document)
         return document
 
     def tombstone_content(self, identity: Identity, ttl: int) -> Document:
-        """Return the content of the tombstone document: the key, a TTL in seconds, unique key paths filled uniquely."""
+        """Return the content of the tombstone document: what `placeholder` returns, and the type."""
+        document = self.placeholder(identity, ttl)
+        self._name_type(document)
+        return document
+
+    def placeholder(self, identity: Identity, ttl: int) -> Document:
+        """Return a document of no type: the key, a TTL in seconds, unique key paths filled uniquely."""
         document: Document = {"id": identity.id, "ttl": ttl}
         for path, part in zip(self._key_paths, identity.parts, strict=True):
             path.put(document, part)
@@ -238,6 +253,10 @@ class EntityMapping(Generic[T]):
         for path in self._unique_paths:
             path.put(document, f"crossfeed-deleted-{filler}")
         return document
+
+    def _name_type(self, document: Document) -> None:
+        if self.discriminator is not None:
+            self.discriminator.put(document)
 
     # -- checks
 
@@ -247,22 +266,6 @@ class EntityMapping(Generic[T]):
             where = f"no column of {self.table.fullname} holds the partition key {key.path}"
             self._fail(f"{where}; name it with key_columns=")
         return column
-
-    def _child_projection(self, child: ChildTable) -> Projection:
-        if child.field not in self.model.model_fields:
-            self._fail(f"the model has no field {child.field!r} for the child table {child.table.fullname}")
-        annotation = self.model.model_fields[child.field].annotation
-        arguments = typing.get_args(annotation)
-        if typing.get_origin(annotation) is not list or not (
-            isinstance(arguments[0], type) and issubclass(arguments[0], BaseModel)
-        ):
-            self._fail(f"{child.field!r} must be a list of a pydantic model to live in {child.table.fullname}")
-        missing = [name for name in (*child.parent, child.position) if name not in child.table.columns]
-        if missing:
-            self._fail(f"the child table {child.table.fullname} has no column {', '.join(missing)}")
-        if len(child.parent) != len(self.identity_columns):
-            self._fail(f"{child.table.fullname}: parent= must name a column for each of {self.identity_columns}")
-        return Projection(arguments[0], child.table)
 
     def _check(self) -> None:
         if not 1 <= len(self.paths) <= MAX_KEY_LEVELS:

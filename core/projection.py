@@ -11,6 +11,7 @@ beside it and used again for as long as the column still means the same. So for 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -22,7 +23,7 @@ from core.faithful import why_unfaithful
 from core.instant import Instant, spell
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from core.content import Document
 
@@ -85,6 +86,14 @@ class Projection:
         """The columns that fields go to, in the model's order, then the column for the rest."""
         return [*self.field_columns, self.body, SPELLING_COLUMN]
 
+    def both_ways(self, name: str) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+        """Return what puts a field's dumped value into its column, and what takes it out again.
+
+        Both raise DocumentRefusedError for what is no point in time in the column of one.
+        """
+        [column] = [column for column in self._columns if column.name == name]
+        return partial(self._to_column, column), partial(self._from_column, column)
+
     def row(self, document: Mapping[str, Any]) -> Row:
         """Project a document's content (see `content_of`).
 
@@ -108,12 +117,21 @@ class Projection:
 
         """
         document = self._from_columns(row)
+        plain, is_partial = dict(document), False
         for alias, kept in (row.get(SPELLING_COLUMN) or {}).items():
-            respell(document, alias, kept)
+            is_partial |= respell(document, alias, kept)
         for key, value in (row.get(self.body) or {}).items():
             if key not in self.aliases:
                 document[key] = value
-        return document
+        return document if not is_partial or self._means(document, plain) else document | plain
+
+    def _means(self, document: Document, plain: Document) -> bool:
+        """Whether a document that was respelled in parts is read as what the row means: validators may see it whole."""
+        try:
+            dumped = self._dump(self._validate(document, "the document"))
+        except DocumentRefusedError:
+            return False
+        return all(same_json(dumped[alias], value) for alias, value in plain.items())
 
     def parse(self, content: Document) -> BaseModel:
         """Read the model from a document's content.
@@ -177,14 +195,39 @@ class Projection:
             raise DocumentRefusedError(msg) from None
 
 
-def respell(document: Document, alias: str, kept: Mapping[str, Any] | None) -> None:
-    """Spell one property as the document did, unless the row means something else by now."""
-    if kept is None or alias not in document or not same_json(document[alias], kept["is"]):
-        return
+def respell(document: Document, alias: str, kept: Mapping[str, Any] | None) -> bool:
+    """Spell one property as the document did, as far as the row does not mean something else by now.
+
+    Returns:
+        Whether only parts of it were spelled so: the others have changed since.
+
+    """
+    if kept is None or alias not in document:
+        return False
+    value = document[alias]
     if "was" in kept:
-        document[alias] = kept["was"]
-    else:
+        document[alias] = _respelled(value, kept["is"], kept["was"])
+        return not same_json(value, kept["is"]) and bool(document[alias] != value)
+    if same_json(value, kept["is"]):
         del document[alias]
+    return False
+
+
+def _respelled(value: Any, is_: Any, was: Any) -> Any:  # noqa: ANN401 - any JSON values
+    """Return a value with those of its parts that mean what they did spelled as they were."""
+    if same_json(value, is_):
+        return was
+    match value, is_, was:
+        case dict(), dict(), dict():
+            return {
+                name: _respelled(part, is_[name], was[name]) if name in is_ and name in was else part
+                for name, part in value.items()
+                if name not in is_ or name in was or not same_json(part, is_[name])
+            }
+        case list(), list(), list() if len(is_) == len(was):
+            return [*map(_respelled, value, is_, was), *value[len(is_) :]]
+        case _:
+            return value
 
 
 def same_json(one: Any, other: Any) -> bool:  # noqa: ANN401 - any JSON value

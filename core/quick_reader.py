@@ -26,11 +26,11 @@ _MAX_LEVELS = 8
 """Of parentheses in one expression; pydantic reads what is deeper."""
 
 
-class _Code:
-    """An expression that is being written, and the values that it refers to."""
+class Code:
+    """Expressions that are being written, and the values that they refer to."""
 
     def __init__(self) -> None:
-        self.names: dict[str, Any] = {"ISO": datetime.fromisoformat, "unchangeable": _unchangeable}
+        self.names: dict[str, Any] = {"ISO": datetime.fromisoformat, "unchangeable": unchangeable}
         self.late: list[str] = []
         """What is looked at last: a validator of the user's may change what it is given, so it is called once only."""
         self._count = 0
@@ -64,7 +64,7 @@ def reader(columns: Sequence[Column]) -> Callable[[dict[str, Any]], Document]:
 
     It may raise anything where a row is none of the model's, or where it does not know.
     """
-    code = _Code()
+    code = Code()
     lines, made = [], []
     for column, alias, schema, is_moment in columns:
         name = code.variable()
@@ -75,7 +75,7 @@ def reader(columns: Sequence[Column]) -> Callable[[dict[str, Any]], Document]:
             # Years before Christ end with BC.
             lines.append(f"{name} = {name} + '0Z' if {is_usual} and {name}[-1] != 'C' else {ask}({name})")
         else:
-            test = _test(schema, name, code, 0)
+            test = test_of(schema, name, code, 0)
             lines.append(f"{name} = {ask}({name})" if test is None else f"if not ({test}): {name} = {ask}({name})")
             if test is not None and code.late:
                 lines.append(f"elif not ({' and '.join(code.late)}): {name} = {ask}(unchangeable({name}))")
@@ -87,7 +87,7 @@ def reader(columns: Sequence[Column]) -> Callable[[dict[str, Any]], Document]:
     return read
 
 
-def _test(schema: Any, name: str, code: _Code, level: int) -> str | None:  # noqa: ANN401, PLR0911 - any schema; one per kind
+def test_of(schema: Any, name: str, code: Code, level: int) -> str | None:  # noqa: ANN401, PLR0911 - any schema; one per kind
     """Return the expression that is true of values that the schema leaves as they are; None if there is none.
 
     What it is asked about is JSON. It may be false, or raise, of others that the schema takes as well.
@@ -116,10 +116,10 @@ def _test(schema: Any, name: str, code: _Code, level: int) -> str | None:  # noq
             return None
 
 
-def _test_of_inner(schema: dict[str, Any], name: str, code: _Code, level: int) -> str | None:
+def _test_of_inner(schema: dict[str, Any], name: str, code: Code, level: int) -> str | None:
     """Look at what a schema is that says null, or a validator, before another one; that one has no validators."""
     late = len(code.late)
-    test = _test(schema["schema"], name, code, level)
+    test = test_of(schema["schema"], name, code, level)
     if test is None or len(code.late) > late:
         return None
     if schema["type"] == "nullable":
@@ -128,7 +128,7 @@ def _test_of_inner(schema: dict[str, Any], name: str, code: _Code, level: int) -
     return f"{name} is {name}"
 
 
-def _unchangeable(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+def unchangeable(value: Any) -> Any:  # noqa: ANN401 - any JSON value
     """Return a value that is still what it was, whatever a validator did with it.
 
     Raises:
@@ -148,12 +148,12 @@ def _scalar(schema: dict[str, Any]) -> type[Any] | None:
     return {"str": str, "bool": bool}.get(schema["type"])
 
 
-def _test_of_object(schema: dict[str, Any], name: str, code: _Code, level: int) -> str | None:
+def _test_of_object(schema: dict[str, Any], name: str, code: Code, level: int) -> str | None:
     """Look at the properties that the model has; an object that has others as well is read by pydantic."""
     tests = [f"type({name}) is dict and len({name}) == {len(schema['fields'])}"]
     for alias, field in schema["fields"].items():
         inner = code.variable()
-        test = _test(field["schema"], inner, code, level)
+        test = test_of(field["schema"], inner, code, level)
         if test is None:
             return None
         value = f"({inner} := {name}[{code.constant(alias)}])"

@@ -63,8 +63,8 @@ class QuickSchema:
         self._open: set[str] = set()
         self.has_seen_fractions = False
         """Set when a number with a fraction was read: whether a double holds all of its digits only their text says."""
-        self._any = core_schema.no_info_plain_validator_function(self.plain)
-        self._number = core_schema.no_info_plain_validator_function(self.number)
+        self._any: CoreSchema = core_schema.no_info_plain_validator_function(self.plain)
+        self._number: CoreSchema = core_schema.no_info_plain_validator_function(self.number)
         if schema["type"] == "definitions":
             self._definitions = {item["ref"]: item for item in schema["definitions"]}
             schema = self._resolved(schema["schema"])
@@ -115,7 +115,7 @@ class QuickSchema:
                 kinds = {choice["type"] for choice in schema["choices"]}
                 if "float" in kinds:
                     kinds -= {"int"}
-                choices = [_SCHEMA_OF.get(kind, self._number) for kind in sorted(kinds)]
+                choices: list[Any] = [_SCHEMA_OF.get(kind, self._number) for kind in sorted(kinds)]
                 return core_schema.union_schema(choices, mode="left_to_right")
             case "function-plain" if (schema.get("metadata") or {}).get(INSTANT):
                 return INSTANT_SCHEMA
@@ -156,12 +156,16 @@ class QuickSchema:
 
     def _model(self, schema: dict[str, Any], depth: int) -> CoreSchema:
         fields = {
-            alias_of(name, field): core_schema.typed_dict_field(self._quick(field["schema"], depth), required=True)
+            alias_of(name, field): self._property(field["schema"], depth)
             for name, field in schema["schema"]["fields"].items()
         }
         if _extras(schema) == "allow":
             return core_schema.typed_dict_schema(fields, extra_behavior="allow", extras_schema=self._any)
         return core_schema.typed_dict_schema(fields, extra_behavior="forbid")  # what it ignores must be plain as well
+
+    def _property(self, schema: dict[str, Any], depth: int) -> core_schema.TypedDictField:
+        """Return what a property within a nested model must be; one that is left out is nothing quick."""
+        return core_schema.typed_dict_field(self._quick(schema, depth), required=True)
 
     def _resolved(self, schema: dict[str, Any]) -> dict[str, Any]:
         return self._definitions[schema["schema_ref"]] if schema["type"] == "definition-ref" else schema
@@ -196,11 +200,14 @@ class QuickSchema:
             raise ValueError(msg)
         return value
 
+    def own(self, schema: dict[str, Any]) -> CoreSchema:
+        """Return a piece of the model's schema as a schema of its own."""
+        own: Any = schema
+        return core_schema.definitions_schema(own, list(self._definitions.values())) if self._definitions else own
+
     def _asked(self, schema: dict[str, Any]) -> CoreSchema:
         """Let pydantic read and dump a value as the model's field would."""
-        own: Any = schema
-        if self._definitions:
-            own = core_schema.definitions_schema(own, list(self._definitions.values()))
+        own = self.own(schema)
         validator = SchemaValidator(own)
         serializer = SchemaSerializer(own, CoreConfig(ser_json_inf_nan="constants"))
 

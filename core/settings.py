@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.errors import ConfigurationError, MappingError
+from core.handlers import Handlers
 from core.mapping import EntityMapping
 from core.mappings import Mappings
 from core.phases import Phase
@@ -23,7 +24,7 @@ def _phase(value: object) -> object:
 class Settings(BaseSettings):
     """Every setting; the environment variable is `CROSSFEED_` plus the name in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix="CROSSFEED_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="CROSSFEED_", extra="ignore", frozen=True, populate_by_name=True)
 
     postgres_dsn: SecretStr | None = Field(None, description="libpq URI, postgresql://user:password@host:5432/database")
     postgres_auth: Literal["password", "entra"] = Field(
@@ -31,7 +32,11 @@ class Settings(BaseSettings):
     )
     postgres_pool_size: int = Field(10, ge=1, le=200, description="connections per process")
 
-    cosmos_endpoint: str | None = Field(None, description="https://<account>.documents.azure.com:443/")
+    cosmos_endpoint: str | None = Field(
+        None,
+        validation_alias=AliasChoices("CROSSFEED_COSMOS_ENDPOINT", "COSMOS__accountEndpoint"),
+        description="https://<account>.documents.azure.com:443/; Azure Functions' own name for it will do",
+    )
     cosmos_key: SecretStr | None = Field(None, description="account key; without one Microsoft Entra ID is used")
     cosmos_database: str = Field("crossfeed", min_length=1, description="database of the mapped containers")
     cosmos_use_proxy_settings: bool = Field(
@@ -39,6 +44,14 @@ class Settings(BaseSettings):
     )
 
     mappings: str | None = Field(None, description="package.module:attribute, a list of EntityMapping")
+    consumers: str | None = Field(None, description="package.module:attribute, the Handlers of domain events")
+    consumer_attempts: int = Field(8, ge=1, description="failures of an event at a handler before it is a dead letter")
+    consumer_retry_first_s: float = Field(1.0, gt=0, description="seconds a failed event is parked the first time")
+    consumer_retry_max_s: float = Field(300.0, gt=0, description="seconds a failed event is parked at most")
+    consumer_timeout_s: float = Field(60.0, gt=0, le=600, description="seconds after which a handler has failed")
+    consumer_keep_s: float = Field(
+        7 * DAY, ge=0, description="seconds an event that was handled is remembered by its id; see changefeed.inbox"
+    )
     phase: Annotated[Phase | None, BeforeValidator(_phase)] = Field(
         None, description="pin: refuse to write if the recorded phase is another"
     )
@@ -61,7 +74,45 @@ class Settings(BaseSettings):
     http_host: str = Field("127.0.0.1", description="address of /livez, /readyz and /metrics")
     http_port: int | None = Field(None, ge=0, le=65535, description="port of them; not served without one; 0: any")
     mirror_page_size: int = Field(100, ge=1, le=1000, description="documents per change feed page")
+    mirror_park_attempts: int = Field(
+        20, ge=1, description="attempts at a document that another one's state keeps out, before it is a dead letter"
+    )
+    mirror_park_first_s: float = Field(0.5, gt=0, description="seconds such a document is parked the first time")
+    mirror_park_max_s: float = Field(300.0, gt=0, description="seconds such a document is parked at most")
     mirror_poll_ms: int = Field(100, ge=1, description="pause between two polls of an idle feed range")
+    mirror_all_versions: bool = Field(
+        default=False, description="follow the feed of all versions too, which shows hard deletes, where there is one"
+    )
+    mirror_lease_s: float = Field(10.0, ge=0.2, le=600, description="seconds a silent processor keeps its feed ranges")
+    mirror_max_lag_s: float = Field(60.0, gt=0, description="age of an unmirrored change at which readiness fails")
+    reconcile_every_s: float = Field(3600.0, gt=0, description="seconds between two rounds of the reconcile timer")
+    reconcile_lag_s: float = Field(
+        30.0,
+        ge=0,
+        description="seconds in which what is under way arrives; between the two reads that believe a delete",
+    )
+    reconcile_page_size: int = Field(1000, ge=1, le=10_000, description="documents per page of a reconcile pass")
+    reconcile_pause_ms: int = Field(5, ge=0, description="pause of a reconcile pass after each page")
+    reconcile_ru_per_second: float | None = Field(
+        1000.0, gt=0, description="request units a second that a reconcile pass may use"
+    )
+    reconcile_max_removed_share: float = Field(
+        0.1, ge=0, le=1, description="share of a container's rows above which a reconcile pass removes none"
+    )
+    reconcile_lease_s: float = Field(60.0, ge=1, le=3600, description="seconds a silent reconcile pass keeps its turn")
+    functions_pool_size: int = Field(
+        4, ge=1, le=50, description="Postgres connections per Azure Functions worker process"
+    )
+    functions_max_lag_s: float = Field(
+        300.0, gt=0, description="how long a change may wait for its trigger, in seconds, until its health says so"
+    )
+    lease_container: str = Field(
+        "crossfeed-leases", min_length=1, description="container of the triggers' leases, with partition key /id"
+    )
+    canary_schedule: str = Field("0 * * * * *", description="when the triggers' canaries are written, NCRONTAB")
+    parked_schedule: str = Field("*/15 * * * * *", description="when what is parked is tried again, NCRONTAB")
+    reconcile_schedule: str = Field("30 */5 * * * *", description="when hard deletes are looked for, NCRONTAB")
+    retention_schedule: str = Field("0 10 * * * *", description="when what the mirror leaves is purged, NCRONTAB")
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal")
@@ -118,20 +169,39 @@ class Settings(BaseSettings):
         if not self.mappings:
             msg = "CROSSFEED_MAPPINGS is not set; it names your mappings as package.module:attribute"
             raise ConfigurationError(msg)
-        module_name, _, attribute = self.mappings.partition(":")
-        if not module_name or not attribute:
-            msg = f"CROSSFEED_MAPPINGS={self.mappings!r} is not of the form package.module:attribute"
-            raise ConfigurationError(msg)
-        try:
-            module = importlib.import_module(module_name)
-        except ImportError as error:
-            msg = f"CROSSFEED_MAPPINGS={self.mappings!r}: cannot import {module_name}: {error}"
-            raise ConfigurationError(msg) from error
-        found = getattr(module, attribute, None)
+        found, where = _imported("CROSSFEED_MAPPINGS", self.mappings)
         if isinstance(found, Mappings):
             return found
         if not isinstance(found, list | tuple) or not all(isinstance(item, EntityMapping) for item in found):
             what = "has no such attribute" if found is None else "is not a list of EntityMapping"
-            msg = f"CROSSFEED_MAPPINGS={self.mappings!r}: {module_name}.{attribute} {what}"
-            raise MappingError(msg)
+            raise MappingError(f"{where} {what}")
         return Mappings(found)
+
+    def load_consumers(self) -> Handlers | None:
+        """Import what CROSSFEED_CONSUMERS names, None where it is not set: then nobody consumes domain events here.
+
+        Raises:
+            ConfigurationError: no such module or attribute, or no Handlers, or none of them was registered.
+
+        """
+        if not self.consumers:
+            return None
+        found, where = _imported("CROSSFEED_CONSUMERS", self.consumers)
+        if not isinstance(found, Handlers) or not list(found):
+            what = "has no such attribute" if found is None else "is no Handlers with a handler registered"
+            raise ConfigurationError(f"{where} {what}")
+        return found
+
+
+def _imported(variable: str, named: str) -> tuple[object, str]:
+    """Import what a variable names; return it, None if it is not there, and how to begin a message about it."""
+    module_name, _, attribute = named.partition(":")
+    if not module_name or not attribute:
+        msg = f"{variable}={named!r} is not of the form package.module:attribute"
+        raise ConfigurationError(msg)
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        msg = f"{variable}={named!r}: cannot import {module_name}: {error}"
+        raise ConfigurationError(msg) from error
+    return getattr(module, attribute, None), f"{variable}={named!r}: {module_name}.{attribute}"

@@ -52,6 +52,7 @@ class Shortcut:
         self._quick = quick = QuickSchema(mapping.model)
         self._mapping = mapping
         self._body = projection.body
+        self._discriminator = mapping.discriminator
         names = [name for name in projection.field_columns if name in quick.fields]
         self._aliases = frozenset(alias_of(name, quick.fields[name]) for name in names)
         if self._aliases != projection.aliases or not self._aliases.isdisjoint(_OURS) or "id" not in self._aliases:
@@ -82,6 +83,8 @@ class Shortcut:
                 if whole is None:
                     return None
                 document = whole
+            if self._discriminator is not None:
+                self._discriminator.put(document)
             if not self._is_of(document, identity):
                 return None
             if self._quick.has_seen_fractions and _MANY_DIGITS(row_json) is not None:
@@ -107,7 +110,8 @@ class Shortcut:
             self._rest.validate_python(rest, by_alias=True, by_name=False)
         if spelling is not None:
             for alias, kept in self._quick.plain(spelling).items():
-                respell(document, alias, kept)
+                if respell(document, alias, kept):
+                    return None
         return document if not rest else {**document, **rest}
 
     def _is_of(self, document: Document, identity: Identity) -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class Stamp(NamedTuple):
@@ -31,3 +34,15 @@ class Position(NamedTuple):
 
 AFTER_ALL = 2**63 - 1
 """The `_lsn` of a point read that told none: it saw at least what a feed page of that second showed (fits a bigint)."""
+
+
+def is_later(one: Position, other: Position) -> bool:
+    """Whether of two states of a document the one that came later is the newer; clocks step back, `_lsn` does not."""
+    if max(one.lsn, other.lsn) < AFTER_ALL:
+        return one.lsn >= other.lsn
+    return one >= other
+
+
+def position_of(document: Mapping[str, Any]) -> Position:
+    """Return where a document with its system properties stood; one without `_lsn` came from a reader of no feed."""
+    return Position(int(document.get("_ts", 0)), int(document.get("_lsn", AFTER_ALL)))

@@ -34,6 +34,35 @@ def configure_logging(settings: Settings) -> None:
     logging.basicConfig(
         level=max(level, logging.WARNING), stream=sys.stderr, format="%(levelname)s %(name)s %(message)s"
     )
+    _quieten_libraries()
+
+
+def configure_host_logging(settings: Settings) -> None:
+    """Send structlog events as JSON to the standard library's logger `crossfeed`, whose handlers are the host's."""
+    logging.getLogger("crossfeed").setLevel(settings.log_level.upper())
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.stdlib.filter_by_level,
+            structlog.processors.add_log_level,
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=_HostLoggers(),
+        cache_logger_on_first_use=False,
+    )
+    _quieten_libraries()
+
+
+class _HostLoggers:
+    """Gives every module the one logger whose level is the settings'."""
+
+    def __call__(self, *_: object) -> logging.Logger:
+        return logging.getLogger("crossfeed")
+
+
+def _quieten_libraries() -> None:
     # The SDK logs whole requests, headers included, at INFO.
     logging.getLogger("azure").setLevel(logging.ERROR)
     # A connection that was lost is thrown away with a traceback; whoever used it says what became of that.

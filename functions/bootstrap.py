@@ -6,11 +6,15 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from changefeed.consumers import Consumers
+from changefeed.deletes import delete_feeds
+from changefeed.ports import Feed
 from changefeed.processor import Processor
 from core.cosmos.client import open_cosmos
 from core.postgres.engine import open_engine
 from core.postgres.failures import translated
 from core.postgres.fit import check_fit
+from core.postgres.mirror_parking import MirrorPatience
 from core.postgres.rights import check_rights
 from core.postgres.schema import check_schema
 from outbox.relay import Relay, open_relay
@@ -83,5 +87,27 @@ async def bootstrap(  # noqa: PLR0913 - one keyword per part that can be replace
             cosmos,
             relay or open_relay(settings, known, postgres, cosmos),
             processor
-            or Processor(postgres, cosmos, known, page_size=settings.mirror_page_size, poll_ms=settings.mirror_poll_ms),
+            or Processor(
+                postgres,
+                cosmos,
+                known,
+                page_size=settings.mirror_page_size,
+                poll_ms=settings.mirror_poll_ms,
+                lease_s=settings.mirror_lease_s,
+                patience=MirrorPatience.of(settings),
+                feeds=[
+                    *_feeds_of_consumers(settings, postgres, cosmos),
+                    *(await delete_feeds(postgres, cosmos, known, settings) if settings.mirror_all_versions else ()),
+                ],
+            ),
         )
+
+
+def _feeds_of_consumers(settings: Settings, engine: AsyncEngine, store: CosmosStore) -> list[Feed]:
+    """Return the feed of the container of events, if CROSSFEED_CONSUMERS names somebody who takes them."""
+    handlers = settings.load_consumers()
+    if handlers is None:
+        return []
+    consumers = Consumers(engine, handlers, settings)
+    name = store.own.events.name
+    return [Feed(consumers.feed_name, store.container_named(name), name, consumers, settings.mirror_page_size)]

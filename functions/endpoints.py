@@ -1,7 +1,7 @@
-"""Serves /livez, /readyz and /metrics of a relay on one port, in the relay's own event loop.
+"""Serves /livez, /readyz and /metrics of a process on one port, in the process's own event loop.
 
 /livez    200 as long as the event loop turns, whatever the stores do: restarting cures nothing else
-/readyz   200 while messages flow, else 503; JSON with everything that is wrong
+/readyz   200 while the data path works, else 503; JSON with everything that is wrong
 /metrics  the figures, in Prometheus' text format
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from core.settings import Settings
-    from functions.readiness import Readiness
+    from functions.probing import Judged, Probe
 
 log = structlog.get_logger()
 
@@ -30,7 +30,7 @@ _GRACE_S: Final = 1
 
 
 @asynccontextmanager
-async def serving(settings: Settings, readiness: Readiness) -> AsyncIterator[str | None]:
+async def serving(settings: Settings, readiness: Probe[Judged]) -> AsyncIterator[str | None]:
     """Serve while the context is open, if CROSSFEED_HTTP_PORT is set; yield the address, such as http://127.0.0.1:8080.
 
     Raises:
@@ -63,7 +63,7 @@ async def serving(settings: Settings, readiness: Readiness) -> AsyncIterator[str
         config.load()
         server = uvicorn.Server(config)
         server.lifespan = config.lifespan_class(config)
-        # Not `serve()`: it takes the process's signals, which are the relay's; its main loop only looks for them.
+        # Not `serve()`: it takes the process's signals, which are the program's; its main loop only looks for them.
         await server.startup([listener])
         host, port = listener.getsockname()[:2]
         address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -74,7 +74,7 @@ async def serving(settings: Settings, readiness: Readiness) -> AsyncIterator[str
             await server.shutdown([listener])
 
 
-def application_of(readiness: Readiness) -> Starlette:
+def application_of(readiness: Probe[Judged]) -> Starlette:
     """Return the ASGI application.
 
     Raises:
@@ -86,19 +86,16 @@ def application_of(readiness: Readiness) -> Starlette:
     from starlette.responses import JSONResponse, Response  # noqa: PLC0415 - of the extra `http`
     from starlette.routing import Route  # noqa: PLC0415 - of the extra `http`
 
-    from functions.metrics import registry_of  # noqa: PLC0415 - of the extra `http`
-
     async def livez(_: Request) -> Response:
         return JSONResponse({"alive": True})
 
     async def readyz(_: Request) -> Response:
         verdict = await readiness.verdict()
-        body = {"ready": verdict.is_ready, "problems": verdict.problems}
-        return JSONResponse(body, status_code=200 if verdict.is_ready else 503)
+        is_ready = not verdict.problems
+        return JSONResponse({"ready": is_ready, "problems": verdict.problems}, status_code=200 if is_ready else 503)
 
     async def metrics(_: Request) -> Response:
-        registry = registry_of(readiness.relay, await readiness.verdict())
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(await readiness.registry()), media_type=CONTENT_TYPE_LATEST)
 
     return Starlette(routes=[Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", metrics)])
 

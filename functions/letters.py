@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random
 
+from changefeed import inbox_chains
 from changefeed.mirror import Mirror
 from core.cosmos.documents import CosmosDocuments
 from core.envelope import Origin
@@ -16,6 +17,7 @@ from core.postgres.authority import LATE_WRITE, ROGUE_WRITE
 from core.postgres.dead_letter_search import discard, find
 from core.postgres.dead_letters import EVENT, REFUSED, Direction
 from core.postgres.failures import translated
+from core.postgres.mirror_parking import MirrorPatience
 from core.postgres.phases import read_phase
 from outbox.letter_replay import replay
 
@@ -56,6 +58,19 @@ class Report:
         self.done += sorted(done)
         self.refused |= {letter.number: GONE for letter in letters if letter.number not in done}
 
+    def miss(self, numbers: Sequence[int]) -> None:
+        """Refuse those that were asked for and not found."""
+        known = {*self.done, *self.refused}
+        self.refused |= {number: "there is no such letter" for number in numbers if number not in known}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The report as JSON values."""
+        return {
+            "done": self.done,
+            "refused": [{"number": number, "why": why} for number, why in self.refused.items()],
+        }
+
 
 def obstacle(letter: StoredLetter, phase: PhaseRow) -> str | None:
     """Say why a letter cannot be replayed in this phase; None if it can."""
@@ -64,7 +79,9 @@ def obstacle(letter: StoredLetter, phase: PhaseRow) -> str | None:
             "it was written to Cosmos DB while Postgres was the primary, and is kept as evidence: write what you need"
             " of it through your application, then discard it"
         )
-    if letter.direction is Direction.TO_COSMOS and letter.kind in {REFUSED, EVENT}:
+    if inbox_chains.is_of_a_handler(letter) or (
+        letter.direction is Direction.TO_COSMOS and letter.kind in {REFUSED, EVENT}
+    ):
         return None
     if letter.kind != REFUSED:
         return f"a letter of the kind {letter.kind} is kept as evidence; discard it once you have seen it"
@@ -87,7 +104,8 @@ async def act_on(  # noqa: PLR0913, PLR0917 - what is asked for
 ) -> Report:
     """Replay or discard the letters that are meant, as they were at `until`.
 
-    Replayed letters to Cosmos DB are parked again and due, those to Postgres are read again by key and mirrored.
+    Replayed letters to Cosmos DB are parked again and due, so are events that a handler failed at; documents to
+    Postgres are read again by key and mirrored.
 
     Args:
         act: what to do.
@@ -151,8 +169,10 @@ async def _replay(
         return
     to_cosmos = [letter for letter in free if letter.direction is Direction.TO_COSMOS]
     report.add(to_cosmos, await _transact(engine, replay, to_cosmos))
+    handled = [letter for letter in free if inbox_chains.is_of_a_handler(letter)]
+    report.add(handled, await _transact(engine, inbox_chains.replay, handled))
     for letter in free:
-        if letter.direction is Direction.TO_POSTGRES:
+        if letter.direction is Direction.TO_POSTGRES and letter not in handled:
             why = await _mirror_again(await application(), letter, phase)
             if why is None:
                 report.done.append(letter.number)
@@ -172,7 +192,8 @@ async def _mirror_again(application: Application, letter: StoredLetter, phase: P
         document = await documents.read(letter.identity)
         if document is None:
             return "its document is not in Cosmos DB any more; discard it"
-        outcome = await Mirror(application.engine, documents).apply(mapping, [document], phase, settle)
+        mirror = Mirror(application.engine, documents, application.mappings, MirrorPatience.of(application.settings))
+        outcome = await mirror.apply(mapping.container, [document], phase, settle)
     except CrossfeedError as error:
         return str(error)
     return "it was refused again" if outcome.dead_lettered else None

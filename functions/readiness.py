@@ -9,17 +9,18 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
 from core.cosmos.breaker import BreakerState
-from core.errors import CrossfeedError
 from core.postgres.armed import trigger_problems
 from core.postgres.failures import translated
+from functions.probing import Probe, answer
 from outbox.status import read_status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable
 
+    from prometheus_client import CollectorRegistry
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from core.cosmos.client import CosmosStore
@@ -28,14 +29,6 @@ if TYPE_CHECKING:
     from outbox.health import RelayHealth
     from outbox.stats import RelayStats
     from outbox.status import OutboxStatus
-
-T = TypeVar("T")
-
-TIMEOUT_S: Final = 4.0
-"""How long a store may take to answer before it counts as away; probes usually wait 5 s or longer."""
-
-FRESH_S: Final = 1.0
-"""How long an answer is given again, so that many probes cost the stores no more than one."""
 
 
 class WatchedRelay(Protocol):
@@ -65,7 +58,7 @@ class Verdict:
         return not self.problems
 
 
-class Readiness:
+class Readiness(Probe[Verdict]):
     """The readiness of one relay.
 
     Args:
@@ -85,25 +78,22 @@ class Readiness:
         relay: WatchedRelay,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__(clock)
         self.relay = relay
         self._max_lag_s = settings.relay_max_lag_s
         self._engine = engine
         self._store = store
-        self._clock = clock
-        self._verdict: tuple[float, Verdict] | None = None
-        self._asking = asyncio.Lock()
 
-    async def verdict(self) -> Verdict:
-        """Ask relay and stores, unless that was done just now. Takes TIMEOUT_S at most; raises nothing."""
-        async with self._asking:
-            if self._verdict is None or self._clock() - self._verdict[0] > FRESH_S:
-                self._verdict = self._clock(), await self._ask()
-            return self._verdict[1]
+    async def registry(self) -> CollectorRegistry:
+        """See Probe."""
+        from functions.metrics import registry_of  # noqa: PLC0415 - of the extra `http`
+
+        return registry_of(self.relay, await self.verdict())
 
     async def _ask(self) -> Verdict:
         problems: list[str] = []
         postgres, _ = await asyncio.gather(
-            _answer("Postgres", self._ask_postgres(), problems), _answer("Cosmos DB", self._store.ping(), problems)
+            answer("Postgres", self._ask_postgres(), problems), answer("Cosmos DB", self._store.ping(), problems)
         )
         outbox = None
         if postgres is not None:
@@ -144,14 +134,3 @@ class Readiness:
         if health.waits_for is not None or oldest_s <= self._max_lag_s:
             return []
         return [f"the oldest unsent message is {oldest_s:.0f} s old, more than {self._max_lag_s:.0f}"]
-
-
-async def _answer(who: str, question: Coroutine[None, None, T], problems: list[str]) -> T | None:
-    try:
-        async with asyncio.timeout(TIMEOUT_S):
-            return await question
-    except TimeoutError:
-        problems.append(f"{who} does not answer within {TIMEOUT_S:.0f} s")
-    except CrossfeedError as error:
-        problems.append(f"{who}: {error}")
-    return None

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 EVENT_TABLES = (
     # -- Of each aggregate the events that its document carried when it was mirrored last: they are in the log already.
+    # -- A tombstone's are forgotten when Cosmos DB has let go of it: no feed will show it again.
     """
     CREATE TABLE crossfeed.event_taken (
         entity        text NOT NULL,
         partition_key text NOT NULL,
         id            text NOT NULL,
-        event_ids     text[] NOT NULL
+        event_ids     text[] NOT NULL,
+        deleted       boolean NOT NULL,
+        at            timestamptz NOT NULL DEFAULT clock_timestamp()
     ) WITH (fillfactor = 70)
     """,
     "CREATE UNIQUE INDEX event_taken_identity ON crossfeed.event_taken (entity, (md5(partition_key || id)::uuid))",

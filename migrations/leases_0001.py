@@ -34,9 +34,9 @@ LEASE_FUNCTIONS = (
     """,
     # -- An expiry far in the future was set by a clock that has been put back since: it says nothing.
     """
-    CREATE FUNCTION crossfeed.is_alive(relay crossfeed.relay) RETURNS boolean LANGUAGE sql AS $$
-        SELECT relay.expires_at BETWEEN clock_timestamp()
-            AND clock_timestamp() + make_interval(secs => 2 * relay.lease_s)
+    CREATE FUNCTION crossfeed.is_alive(expires_at timestamptz, lease_s double precision) RETURNS boolean
+    LANGUAGE sql AS $$
+        SELECT expires_at BETWEEN clock_timestamp() AND clock_timestamp() + make_interval(secs => 2 * lease_s)
     $$
     """,
     # -- The lock makes heartbeats one after the other, and each statement in here sees what the one before has
@@ -58,7 +58,7 @@ LEASE_FUNCTIONS = (
     BEGIN
         PERFORM pg_advisory_xact_lock(hashtextextended('crossfeed.keep_leases', 0));
         PERFORM crossfeed.begin_life();
-        DELETE FROM crossfeed.relay r WHERE r.relay <> me AND NOT crossfeed.is_alive(r);
+        DELETE FROM crossfeed.relay r WHERE r.relay <> me AND NOT crossfeed.is_alive(r.expires_at, r.lease_s);
         INSERT INTO crossfeed.relay (relay, name, lease_s, expires_at) VALUES (me, my_name, lease_s, until)
             ON CONFLICT (relay) DO UPDATE SET expires_at = excluded.expires_at;
         SELECT count(*) INTO others FROM crossfeed.relay r WHERE r.relay <> me;

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, TypeVar
 
 import structlog
@@ -10,8 +9,10 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from tenacity.wait import wait_random_exponential
 
 from core.errors import ConflictError, TransientError
+from core.waiting import pause
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Awaitable, Callable
 
 log = structlog.get_logger()
@@ -20,15 +21,6 @@ T = TypeVar("T")
 
 FIRST_WAIT_S = 0.05
 LONGEST_WAIT_S = 15.0
-
-
-async def pause(seconds: float, stop: asyncio.Event) -> None:
-    """Sleep, but not beyond the moment when `stop` is set."""
-    try:
-        async with asyncio.timeout(seconds):
-            await stop.wait()
-    except TimeoutError:
-        pass
 
 
 async def patiently(step: Callable[[], Awaitable[T]], stop: asyncio.Event, on_retry: Callable[[], None]) -> T | None:

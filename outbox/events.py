@@ -10,8 +10,8 @@ import structlog
 from core.cosmos.event_sink import EventOutcome, Held
 from core.cosmos.publish import Postponed, Refused, Unchanged, Written
 from core.postgres.failures import translated
+from core.postgres.leases import LeaseLostError
 from outbox.cursor import Carries, SlotGroup
-from outbox.leases import LeaseLostError
 from outbox.parked_events import EventFailure, due_events, park_events, parked_aggregates, settle_events
 from outbox.parking import ParkingPolicy, hold
 

@@ -22,7 +22,7 @@ from core.postgres import dead_letters
 from core.postgres.dead_letters import DeadLetter, Direction, identity_columns
 from core.postgres.failures import is_documents_fault, translated
 from core.postgres.held import read_held
-from outbox.restamp import Progress
+from core.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -99,12 +99,12 @@ class Search:
             TransientError: a store did not answer; begin again.
 
         """
-        for mapping in mappings:
-            container = await self._store.existing_container(mapping)
+        for name in mappings.containers:
+            container = await self._store.existing_container(mappings.in_container(name)[0])
             for feed_range in await feed_ranges(container):
                 async for page in pages(container, feed_range, None, self._page_size):
-                    if page.documents:
-                        await self._compare(mapping, self._known(mapping, page.documents))
+                    for mapping, documents in mappings.by_type(name, page.documents).items():
+                        await self._compare(mapping, self._known(mapping, documents))
                         report(Progress(f"documents of {mapping.name}", self.found.documents, 0))
         return self.found
 

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING
 
 from core.cosmos.event_sink import EventMessage
 from core.identity import Identity
+from core.postgres.backoff import BACKOFF, DUE
 from core.postgres.dead_letters import identity_columns, storable
 from core.postgres.names import KEY_DIGEST
-from outbox.parking import AGAIN, BACKOFF, DUE, bury
+from outbox.parking import AGAIN, bury
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -132,10 +133,10 @@ HELD = "an earlier event of its aggregate was not delivered"
 
 async def parked_aggregates(connection: AsyncConnection, identities: Iterable[Identity]) -> set[Identity]:
     """Return those of the aggregates that have parked events: what is new of them must be held, not sent."""
-    columns = identity_columns(set(identities))
-    if not columns["ids"]:
+    known = set(identities)
+    if not known:
         return set()
-    result = await connection.exec_driver_sql(PARKED_AGGREGATES, columns)
+    result = await connection.exec_driver_sql(PARKED_AGGREGATES, identity_columns(known))
     return {Identity(*names) for names in map(tuple, result)}
 
 
@@ -207,12 +208,11 @@ async def due_events(
 
 
 async def _promote(connection: AsyncConnection, identities: Iterable[Identity]) -> None:
-    columns = identity_columns(sorted(set(identities)))
-    if columns["ids"]:
-        await connection.exec_driver_sql(_PROMOTE, columns)
+    if known := sorted(set(identities)):
+        await connection.exec_driver_sql(_PROMOTE, identity_columns(known))
 
 
-def _columns(messages: Sequence[EventMessage]) -> dict[str, list[Any]]:
+def _columns(messages: Sequence[EventMessage]) -> dict[str, Any]:
     return {
         **identity_columns(message.identity for message in messages),
         "seqs": [message.seq for message in messages],

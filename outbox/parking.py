@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Self
 
 from core.identity import Identity
 from core.postgres import dead_letters
+from core.postgres.backoff import BACKOFF, DUE
 from core.postgres.dead_letters import Direction, identity_columns, storable
 from core.postgres.names import KEY_DIGEST
 
@@ -88,21 +89,8 @@ _HOLD = """
     )
 """
 
-BACKOFF = """
-    make_interval(secs => (0.5 + random() / 2) * least(%(longest_s)s, greatest(
-        %(first_s)s * 2 ^ least(greatest({attempts} - 1, 0), 30), extract(epoch FROM {age}) / 10)))
-"""
-"""How long to wait after so many attempts: ever twice as long, and a tenth of the time for which it has failed already,
-because what infrastructure holds up makes no attempts; of this between half and all."""
-
 AGAIN = BACKOFF.format(attempts="(p.attempts + excluded.attempts)", age="clock_timestamp() - p.first_at")
 """The same for what was parked before."""
-
-DUE = """
-    (p.retry_at <= statement_timestamp()
-        OR (p.retry_at > statement_timestamp() + make_interval(secs => %(longest_s)s) AND p.retry_at < 'infinity'))
-"""
-"""A time further away than the longest wait was set by a clock that stood wrong."""
 
 _PARK = f"""
     INSERT INTO crossfeed.parked AS p (slot, entity, partition_key, id, reason, attempts, retry_at)

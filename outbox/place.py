@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from core.phases import PhaseState
 from core.postgres.failures import translated
+from core.postgres.leases import LeaseLostError
 from outbox.cursor import advance
-from outbox.leases import LeaseLostError
 from outbox.parking import ParkingPolicy, hold
 
 if TYPE_CHECKING:

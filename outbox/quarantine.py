@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from core.clock import boot_clock
 from core.envelope import Origin, Ours, author_of
 from core.errors import PrimaryMovedError
 from core.postgres import dead_letters
@@ -15,7 +16,6 @@ from core.postgres.dead_letters import DeadLetter, Direction, quarantine_reason
 from core.postgres.failures import translated
 from core.postgres.held import read_held
 from core.postgres.phases import read_phase
-from outbox.clock import boot_clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable

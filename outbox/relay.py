@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from core.clock import boot_clock
 from core.cosmos.event_sink import EventSink
 from core.cosmos.guarded import GuardedWriter
 from core.errors import CrossfeedError, TransientError
-from outbox.backoff import patiently, pause
-from outbox.clock import boot_clock
+from core.waiting import pause
+from outbox.backoff import patiently
 from outbox.cursor import Carries
 from outbox.events import Events
 from outbox.health import RelayHealth
@@ -142,7 +143,7 @@ class Relay:
             HistoryLostError: Postgres has lost what was sent from it.
 
         """
-        log.info("relay.started", page_size=self._settings.relay_page_size, relay=str(self.leases.relay_id))
+        log.info("relay.started", page_size=self._settings.relay_page_size, relay=str(self.leases.holder_id))
         async with self._in_office():
             rounds = asyncio.ensure_future(self._rounds.run(stop))
             stopped = asyncio.ensure_future(stop.wait())

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from core.postgres.failures import translated
 from core.postgres.names import table_name
+from core.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,15 +49,6 @@ _TOMBSTONES = """
 """
 
 _BLOCKS_OF = "SELECT pg_relation_size(%(table)s::regclass) / current_setting('block_size')::bigint"
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How much of one step is done: `done` of `total` (blocks of a table, or documents of an unknown total, 0)."""
-
-    step: str
-    done: int
-    total: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ from core.postgres.failures import translated
 from core.postgres.phases import read_phase, reopen_phase
 from outbox.findings import Findings, Search
 from outbox.history import Facts, read_facts
-from outbox.restamp import Progress, restamp
+from outbox.restamp import restamp
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from core.cosmos.client import CosmosStore
     from core.mappings import Mappings
     from core.phases import PhaseRow
+    from core.progress import Progress
     from core.settings import Settings
 
 log = structlog.get_logger()

@@ -19,9 +19,11 @@ import structlog
 
 from core.errors import ConflictError, CrossfeedError, StoreUnavailableError, TransientError
 from core.postgres.failures import translated
-from outbox.backoff import patiently, pause
+from core.postgres.leases import LeaseLostError
+from core.waiting import pause
+from outbox.backoff import patiently
 from outbox.cursor import ServerChangedError
-from outbox.leases import Lease, LeaseLostError, grouped
+from outbox.leases import Lease, grouped
 from outbox.lineage import LineageMovedError
 from outbox.log_reader import read_batch
 from outbox.stream import Stream

@@ -10,12 +10,12 @@ import structlog
 from core.cosmos.publish import Outcome, Postponed, Refused, Superseded, Unchanged, Written
 from core.phases import Phase
 from core.postgres.failures import translated
+from core.postgres.leases import LeaseLostError
 from core.postgres.phases import read_phase
 from outbox.ahead import judge_superseded
 from outbox.current_state import Loaded, load
 from outbox.cursor import Carries, SlotGroup
 from outbox.delivery import Delivery
-from outbox.leases import LeaseLostError
 from outbox.lifting import lift
 from outbox.log_reader import sends
 from outbox.parking import (

@@ -58,6 +58,8 @@ class CosmosStore:
         self.client = client
         self.endpoint = endpoint
         self.database = database
+        self.reached: set[tuple[str, int]] = set()
+        """Containers and epochs of which this client's session has seen the opening."""
         self._database = client.get_database_client(database)
         self._containers: dict[str, ContainerProxy] = {}
         self._found: set[str] = set()

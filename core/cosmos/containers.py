@@ -40,10 +40,11 @@ class OwnContainer:
 
 @dataclass(frozen=True, slots=True)
 class OwnContainers:
-    """All of them."""
+    """All of them. Iterated over are those that every process needs; `leases` are of the triggers alone."""
 
     events: OwnContainer
     control: OwnContainer
+    leases: OwnContainer
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -51,6 +52,7 @@ class OwnContainers:
         return cls(
             OwnContainer(settings.events_container, "/subject", "domain events"),
             OwnContainer(settings.control_container, "/instance", "the relays' markers"),
+            OwnContainer(settings.lease_container, "/id", "the triggers' leases"),
         )
 
     def __iter__(self) -> Iterator[OwnContainer]:

@@ -11,12 +11,15 @@ could miss what it was refused for. So it is told of it here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from azure.core import MatchConditions
 from azure.cosmos.exceptions import CosmosBatchOperationError
 
 from core.cosmos.failures import DRIVER_ERRORS, Missing, failure_of, read_error
+from core.cosmos.watermarks import WATERMARK_TTL_S, write_watermarks
+from core.errors import OutcomeUnknownError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,6 +56,14 @@ class Documents(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What a point read found, None where there is none, and the `_lsn` of the replica that answered, if it told."""
+
+    document: Document | None
+    lsn: int | None
+
+
 class CosmosDocuments:
     """The documents of all mapped containers, by point reads and conditional writes.
 
@@ -70,18 +81,39 @@ class CosmosDocuments:
 
     async def read(self, identity: Identity) -> Document | None:
         """See Documents."""
+        return (await self.look(identity)).document
+
+    async def look(self, identity: Identity) -> Looked:
+        """Read a document, and say how far the replica was that answered.
+
+        Raises:
+            StoreUnavailableError: Cosmos DB did not answer.
+
+        """
         container = await self._container(identity)
-        try:
-            document = await container.read_item(identity.id, partition_key=key_value(identity.parts))
-        except DRIVER_ERRORS as error:
-            if isinstance(failure_of(error), Missing):
-                self._charged(getattr(error, "headers", None) or {}, 1)
-                return None
-            raise read_error(error, f"reading {identity.entity} {identity.id!r}") from error
-        headers = document.get_response_headers()
-        self._charged(headers, 1)
-        lsn = headers.get("lsn", "")
-        return {**document, "_lsn": int(lsn)} if lsn.isdecimal() else dict(document)
+        return await look(container, identity.id, identity.parts, f"{identity.entity} {identity.id!r}", self._charged)
+
+    async def reach(self, container: str, epoch: int) -> None:
+        """Let no read of this container from now on be older than the opening of an epoch.
+
+        The watermarks of the epoch are written, once more perhaps: no session goes back behind its own writes, and
+        whoever moved the primary had ended all writes of before.
+
+        Args:
+            container: its name.
+            epoch: opened before this call.
+
+        Raises:
+            StoreUnavailableError: Cosmos DB did not answer.
+
+        """
+        if (container, epoch) not in self._store.reached:
+            mapping = self._mappings.in_container(container)[0]
+            try:
+                await write_watermarks(self._store, mapping, epoch, WATERMARK_TTL_S)
+            except OutcomeUnknownError as error:  # written or not: it will be written again
+                raise StoreUnavailableError(str(error)) from error
+            self._store.reached.add((container, epoch))
 
     async def prepare(self, identity: Identity) -> None:
         """Make sure that there is its container, so that no request stands between the next call and its write.
@@ -124,6 +156,36 @@ class CosmosDocuments:
         return await self._store.existing_container(self._mappings.named(identity.entity))
 
 
+async def look(
+    container: ContainerProxy, id_: str, parts: list[KeyPart], what: str, charged: Charged = _not_counted
+) -> Looked:
+    """Read a document of a container that exists, and say how far the replica was that answered.
+
+    Args:
+        container: the container.
+        id_: the document's id.
+        parts: its partition key, a value per level.
+        what: the document, for messages.
+        charged: told the headers of the answer.
+
+    Raises:
+        StoreUnavailableError: Cosmos DB did not answer.
+
+    """
+    try:
+        document = await container.read_item(id_, partition_key=key_value(parts))
+    except DRIVER_ERRORS as error:
+        if isinstance(failure_of(error), Missing):
+            headers: Mapping[str, Any] = getattr(error, "headers", None) or {}
+            charged(headers, 1)
+            return Looked(None, _lsn_of(headers))
+        raise read_error(error, f"reading {what}") from error
+    headers = document.get_response_headers()
+    charged(headers, 1)
+    lsn = _lsn_of(headers)
+    return Looked(dict(document) if lsn is None else {**document, "_lsn": lsn}, lsn)
+
+
 async def transact(
     container: ContainerProxy,
     partition_key: Any,  # noqa: ANN401 - as the SDK takes it
@@ -143,6 +205,11 @@ async def transact(
     charged(headers, len(operations))
     _keep_session(container, results[0].get("resourceBody") or {}, headers)
     return [str(result["eTag"]) for result in results]
+
+
+def _lsn_of(headers: Mapping[str, Any]) -> int | None:
+    lsn = str(headers.get("lsn", ""))
+    return int(lsn) if lsn.isdecimal() else None
 
 
 def _keep_session(container: ContainerProxy, document: Document, headers: Mapping[str, str]) -> None:

@@ -1,4 +1,10 @@
-"""Looks at the document that is there, and judges by what can be verified whether a state may take its place."""
+"""Looks at the document that is there, and judges by what can be verified whether a state may take its place.
+
+In a container of several types the document may be of another one: then it is another entity's, with stamps of its own.
+While it lives it is never replaced. A state waits (refused, so parked) until the other entity's tombstone is there, and
+replaces that; a delete has nothing to delete. So an entity that becomes one of another type under the same key arrives
+in either order. A document that names no type at all is taken for this entity's: a foreign writer left that of it.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +13,14 @@ from typing import TYPE_CHECKING, Any, assert_never
 import structlog
 
 from core.content import content_of
-from core.cosmos.publish import Publish, Quarantine, Superseded, Unchanged
+from core.cosmos.publish import Publish, Quarantine, Refused, Superseded, Unchanged
 from core.cosmos.views import Absent, Seen, Views
-from core.envelope import Foreign, Internal, Origin, Ours, author_of, is_same_state
+from core.envelope import Foreign, Internal, Origin, Ours, author_of, is_deleted, is_internal, is_same_state
 from core.errors import HistoryLostError
 
 if TYPE_CHECKING:
     from core.content import Document
+    from core.mappings import Mappings
     from core.stamp import Stamp
 
 _log = structlog.get_logger()
@@ -25,15 +32,17 @@ class Examiner:
     Args:
         views: where it remembers what it saw.
         quarantine: keeps what Postgres never took, and knows whether Postgres still is primary.
+        mappings: tell the types of one container apart.
 
     """
 
-    def __init__(self, views: Views, quarantine: Quarantine) -> None:
+    def __init__(self, views: Views, quarantine: Quarantine, mappings: Mappings) -> None:
+        self._mappings = mappings
         self._views = views
         self._quarantine = quarantine
 
-    async def judge(self, item: Publish, found: Document | None) -> Seen | Absent | Unchanged | Superseded:
-        """Return what to replace or create, or that there is nothing to do.
+    async def judge(self, item: Publish, found: Document | None) -> Seen | Absent | Unchanged | Superseded | Refused:
+        """Return what to replace or create, or that there is nothing to do, or that it cannot be done.
 
         Raises:
             HistoryLostError: another state with the very same stamp is there.
@@ -44,6 +53,11 @@ class Examiner:
         if found is None:
             self._views.forget(item.identity)
             return Absent(looked=True)
+        if self._is_of_another_type(item, found):
+            return await self._beside(item, found)
+        return await self._judge_own(item, found)
+
+    async def _judge_own(self, item: Publish, found: Document) -> Seen | Unchanged | Superseded:
         etag = str(found["_etag"])
         match author := author_of(found):
             case Ours(stamp):
@@ -63,6 +77,28 @@ class Examiner:
                 return await self._keep_untaken(item, found) or Seen(etag, None)
             case other:
                 assert_never(other)
+
+    def _is_of_another_type(self, item: Publish, found: Document) -> bool:
+        mapping = self._mappings.named(item.identity.entity)
+        kind = mapping.discriminator
+        if kind is None or is_internal(found) or not kind.names_a_type(found):
+            return False
+        return self._mappings.mapping_of(mapping.container, found) is not mapping
+
+    async def _beside(self, item: Publish, found: Document) -> Seen | Unchanged | Superseded | Refused:
+        self._views.forget(item.identity)
+        etag = str(found["_etag"])
+        if item.deleted:
+            return Unchanged(etag)
+        if not is_deleted(found):
+            reason = "a live document of another type has the same partition key and id"
+            _log.warning("cosmos.key_is_taken", **names(item))
+            return Refused(None, reason)
+        author = author_of(found)
+        if isinstance(author, Ours) and author.origin is Origin.POSTGRES:
+            await self._quarantine.confirm(item)
+            return Seen(etag, None)
+        return await self._keep_untaken(item, found) or Seen(etag, None)
 
     async def _keep_untaken(self, item: Publish, found: Document) -> Superseded | None:
         """Hand what Postgres never took to the quarantine, before it is replaced by the newest state there is."""

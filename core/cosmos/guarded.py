@@ -95,7 +95,7 @@ class GuardedWriter:
         documents = CosmosDocuments(store, mappings, self._lanes.charged)
         self._views = Views(remember)
         self._persistence = Persistence(self._lanes, patience_s)
-        self._singles = SingleWriter(documents, self._views, Examiner(self._views, quarantine), quarantine)
+        self._singles = SingleWriter(documents, self._views, Examiner(self._views, quarantine, mappings), quarantine)
         self._batches = BatchWriter(
             documents, self._views, self._singles, quarantine, self._persistence, self._write_alone
         )

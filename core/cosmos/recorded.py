@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
@@ -22,7 +22,7 @@ from core.cosmos.event_documents import delivered_ids
 from core.cosmos.patience import patiently_read
 from core.entity import Entity, loaded
 from core.envelope import Ours, author_of, claimed_version, is_deleted, is_internal
-from core.errors import CrossfeedError, NotFoundError, PrimaryMovedError
+from core.errors import ConcurrencyError, CrossfeedError, NotFoundError, PrimaryMovedError
 from core.events import events_of
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from core.cosmos.documents import CosmosDocuments
     from core.events import Event, EventMaker
     from core.identity import Identity
+    from core.mapping import EntityMapping
     from core.mappings import Mappings
 
 log = structlog.get_logger()
@@ -108,9 +109,21 @@ class RecordedEvents:
         recorded = self._by_identity.get(identity)
         return [*carried, *(recorded.events if recorded is not None else ())]
 
+    async def check_delivered(self, identity: Identity, carried: tuple[Document, ...]) -> None:
+        """Refuse to give up the document of another aggregate, with the events that it carries.
+
+        Raises:
+            ConcurrencyError: they are not delivered yet.
+
+        """
+        if carried and await self._delivered(identity, carried) < len(carried):
+            msg = f"{identity} was deleted there, and its events are still under way; try again in a moment"
+            raise ConcurrencyError(msg)
+
     async def _bearer(self, identity: Identity) -> Pending:
         document = await patiently_read(partial(self._documents.read, identity))
-        if document is None or is_internal(document):
+        mapping = self._mappings.named(identity.entity)
+        if document is None or is_internal(document) or not self._is_of(mapping, document):
             msg = f"an event of {identity}, which was never there; add the aggregate first"
             raise NotFoundError(msg)
         author = author_of(document)
@@ -120,7 +133,10 @@ class RecordedEvents:
         base = Base(str(document["_etag"]), claimed_version(document), events_of(document, identity))
         content = None if is_deleted(document) else content_of(document)
         holders = [holder for holder in self._by_identity[identity].holders if _etag(holder) == base.etag]
-        return Pending(self._mappings.named(identity.entity), identity, base, content, holders)
+        return Pending(mapping, identity, base, content, holders)
+
+    def _is_of(self, mapping: EntityMapping[Any], document: Document) -> bool:
+        return self._mappings.mapping_of(mapping.container, document) is mapping
 
     async def _delivered(self, identity: Identity, carried: tuple[Document, ...]) -> int:
         """Return how many of the events, the oldest ones, are delivered as far as can be told now."""

@@ -17,7 +17,7 @@ from core.envelope import Ours, author_of, claimed_version, is_deleted, is_inter
 from core.errors import DocumentRefusedError
 from core.events import events_of
 from core.identity import ANYWHERE, Anywhere, Identity, KeyPart, check_id
-from core.query import Query
+from core.query import Equals, Query
 from core.stamp import Stamp
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ class CosmosRepository(Generic[T]):
         self, store: CosmosStore, mappings: Mappings, mapping: EntityMapping[T], buffer: Buffer, epoch: int
     ) -> None:
         self._mapping = mapping
+        self._mappings = mappings
+        self._rivals = mappings.rivals(mapping)
         self._container = store.container(mapping)
         self._documents = CosmosDocuments(store, mappings)
         self._buffer = buffer
@@ -71,8 +73,9 @@ class CosmosRepository(Generic[T]):
         for pending in self._buffer.of(self._mapping):
             if pending.identity.id == id_ and pending.content is not None:
                 return self._buffered(pending)
-        statement = sql.Statement(sql.BY_ID, [{"name": "@id", "value": id_}], exact=True, partition=None)
-        found = await patiently_read(lambda: self._collect(statement, Query()))
+        by_id = Query((Equals("id", id_),))
+        statement = sql.select(self._mapping, self._rivals, by_id, ordered=False)
+        found = await patiently_read(lambda: self._collect(statement, by_id))
         standing = [entity for entity in found if self._buffer.at(_identity(entity)) is None]
         return min(standing, key=lambda entity: _identity(entity).partition_key, default=None)
 
@@ -101,7 +104,7 @@ class CosmosRepository(Generic[T]):
 
     async def count(self, query: Query = Query()) -> int:  # noqa: B008 - frozen
         """See Repository."""
-        statement = sql.count(self._mapping, query)
+        statement = sql.count(self._mapping, self._rivals, query)
         if not statement.exact or self._buffer.of(self._mapping):
             return len(await self.list(query))
         counts = await patiently_read(lambda: self._values(statement))
@@ -132,12 +135,10 @@ class CosmosRepository(Generic[T]):
         if pending is not None:
             return None if pending.content is None else self._buffered(pending)
         document = await patiently_read(lambda: self._documents.read(identity))
-        if document is None or is_deleted(document) or is_internal(document):
-            return None
-        return self._entity(document)
+        return None if document is None or not self._is_shown(document) else self._entity(document)
 
     async def _everything(self, query: Query) -> builtins.list[T]:
-        statement = sql.select(self._mapping, query, ordered=False)
+        statement = sql.select(self._mapping, self._rivals, query, ordered=False)
         stored = await patiently_read(lambda: self._collect(statement, query))
         written = self._buffer.of(self._mapping)
         if written:
@@ -155,7 +156,7 @@ class CosmosRepository(Generic[T]):
         return found
 
     async def _ordered(self, query: Query) -> AsyncGenerator[T]:
-        statement = sql.select(self._mapping, query, ordered=True)
+        statement = sql.select(self._mapping, self._rivals, query, ordered=True)
         async with (
             contextlib.aclosing(self._entities(statement, query)) as stored,
             contextlib.aclosing(put_right(stored, sql.order_of(query))) as ordered,
@@ -170,7 +171,7 @@ class CosmosRepository(Generic[T]):
     async def _entities(self, statement: sql.Statement, query: Query) -> AsyncGenerator[T]:
         async with contextlib.aclosing(self._rows(statement)) as documents:
             async for document in documents:
-                if is_deleted(document) or is_internal(document):
+                if not self._is_shown(document):
                     continue
                 entity = self._entity(document)
                 if statement.exact or sql.holds(entity, query):
@@ -192,6 +193,11 @@ class CosmosRepository(Generic[T]):
             raise read_error(error, f"querying {self._mapping.container!r}") from error
 
     # -- documents and entities
+
+    def _is_shown(self, document: Document) -> bool:
+        if is_deleted(document) or is_internal(document):
+            return False
+        return self._mappings.mapping_of(self._mapping.container, document) is self._mapping
 
     def _entity(self, document: Document) -> T:
         entity = self._mapping.entity(content_of(document))

@@ -13,8 +13,11 @@ from pydantic_core import PydanticUndefined, to_jsonable_python
 from core.query import Before, Condition, Equals, NotBefore, OneOf, Order, Query, spellings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pydantic.fields import FieldInfo
 
+    from core.discriminator import Discriminator
     from core.entity import Entity
     from core.identity import KeyPart
     from core.instant import Instant
@@ -24,8 +27,6 @@ VISIBLE: Final = (
     "(NOT IS_DEFINED(c.crossfeed.deleted) OR c.crossfeed.deleted != true) AND NOT IS_DEFINED(c.crossfeed.kind)"
 )
 """Neither a tombstone nor one of Crossfeed's own documents."""
-
-BY_ID: Final = f"SELECT * FROM c WHERE ({VISIBLE}) AND c.id = @id"  # noqa: S608 - a constant
 
 _DAY = timedelta(days=1)
 _MISSING = object()
@@ -49,14 +50,22 @@ class Statement:
     partition: list[KeyPart] | None
 
 
-def select(mapping: EntityMapping[Any], query: Query, *, ordered: bool) -> Statement:
-    """Translate a query to the SELECT of its documents; `ordered` adds the ORDER BY, ties left open."""
-    return _statement(mapping, query, "*", ordered=ordered)
+def select(mapping: EntityMapping[Any], rivals: Sequence[str], query: Query, *, ordered: bool) -> Statement:
+    """Translate a query to the SELECT of its documents; `ordered` adds the ORDER BY, ties left open.
+
+    Args:
+        mapping: of the documents.
+        rivals: what means another type in the same container (see Mappings.rivals).
+        query: what is asked.
+        ordered: whether in the query's order.
+
+    """
+    return _statement(mapping, rivals, query, "*", ordered=ordered)
 
 
-def count(mapping: EntityMapping[Any], query: Query) -> Statement:
-    """Translate a query to the SELECT of its count, good only if it is `exact`."""
-    return _statement(mapping, query, "VALUE COUNT(1)", ordered=False)
+def count(mapping: EntityMapping[Any], rivals: Sequence[str], query: Query) -> Statement:
+    """Translate a query to the SELECT of its count, good only if it is `exact`; see `select`."""
+    return _statement(mapping, rivals, query, "VALUE COUNT(1)", ordered=False)
 
 
 def order_of(query: Query) -> Order:
@@ -69,9 +78,13 @@ def holds(entity: Entity, query: Query) -> bool:
     return all(_holds(getattr(entity, condition.field), condition) for condition in query.where)
 
 
-def _statement(mapping: EntityMapping[Any], query: Query, what: str, *, ordered: bool) -> Statement:
+def _statement(
+    mapping: EntityMapping[Any], rivals: Sequence[str], query: Query, what: str, *, ordered: bool
+) -> Statement:
     writer = _Writer(mapping)
     conditions = [f"({VISIBLE})", *filter(None, map(writer.condition, query.where))]
+    if mapping.discriminator is not None:
+        conditions.append(writer.is_of_type(mapping.discriminator, rivals))
     text = f"SELECT {what} FROM c WHERE {' AND '.join(conditions)}"  # noqa: S608 - values are parameters
     if ordered:
         order = order_of(query)
@@ -88,7 +101,7 @@ class _Writer:
         self.exact = True
 
     def path(self, field: str) -> str:
-        return f"c[{json.dumps(_alias(self._fields, field), ensure_ascii=False)}]"
+        return _property(_alias(self._fields, field))
 
     def condition(self, condition: Condition) -> str | None:
         path = self.path(condition.field)
@@ -108,6 +121,18 @@ class _Writer:
                 return f"{path} >= {self._parameter(_day(moment, -_DAY))}"
             case other:
                 assert_never(other)
+
+    def is_of_type(self, discriminator: Discriminator, rivals: Sequence[str]) -> str:
+        """Ask what Mappings.mapping_of answers: a property names the type, and none before it a rival."""
+        values = ", ".join(map(self._parameter, discriminator.values))
+        others = ", ".join(map(self._parameter, rivals))
+        ways, before = [], ""
+        for name in discriminator.properties:
+            path = _property(name)
+            ways.append(f"({before}{path} IN ({values}))")
+            if others:
+                before += f"NOT (IS_STRING({path}) AND {path} IN ({others})) AND "
+        return f"({' OR '.join(ways)})"
 
     def _one_of(self, path: str, field: str, values: tuple[Any, ...]) -> str | None:
         if any(isinstance(value, datetime) for value in values):
@@ -166,6 +191,10 @@ def _holds(found: Any, condition: Condition) -> bool:  # noqa: ANN401 - any fiel
             return isinstance(found, datetime) and found >= moment
         case other:
             assert_never(other)
+
+
+def _property(name: str) -> str:
+    return f"c[{json.dumps(name, ensure_ascii=False)}]"
 
 
 def _alias(fields: dict[str, FieldInfo], field: str) -> str:

@@ -129,7 +129,7 @@ class CosmosUnitOfWork:
             except DRIVER_ERRORS as error:
                 failure = failure_of(error)
                 in_the_way = isinstance(failure, Exists) and rounds_left > 0
-                tombstones = await self._tombstones(pending) if in_the_way else tombstones
+                tombstones = await self._tombstones(pending, recorded) if in_the_way else tombstones
                 again = in_the_way and bool(tombstones)
                 # The state of an aggregate that only bears an event is nobody's decision: it is read again.
                 again = again or (isinstance(failure, Changed) and guilty_index(error) >= len(written))
@@ -158,11 +158,12 @@ class CosmosUnitOfWork:
             return [await self._documents.replace(only.pending.identity, only.document, only.etag)]
         return await self._documents.transact(operations[0].pending.identity, list(map(_batched, operations)))
 
-    async def _tombstones(self, pending: list[Pending]) -> dict[int, Base]:
+    async def _tombstones(self, pending: list[Pending], recorded: RecordedEvents) -> dict[int, Base]:
         """Find the tombstones in the way of entities that are added: they may be replaced.
 
         Raises:
-            AlreadyExistsError: a live document is in the way.
+            AlreadyExistsError: a live document is in the way, of this type or of another.
+            ConcurrencyError: a tombstone of another type is, with events that are not delivered yet.
             PrimaryMovedError: a tombstone of a later epoch is.
 
         """
@@ -177,14 +178,26 @@ class CosmosUnitOfWork:
                 continue
             identity = pending[index].identity
             if not is_deleted(document):
-                msg = f"{identity} exists already"
-                raise AlreadyExistsError(msg)
+                raise AlreadyExistsError(self._in_the_way(pending[index], document))
             author = author_of(document)
             if isinstance(author, Ours) and author.stamp.epoch > self._epoch:
                 msg = f"{identity} was deleted in epoch {author.stamp.epoch}, this unit of work is of {self._epoch}"
                 raise PrimaryMovedError(msg)
+            holder = self._mappings.mapping_of(pending[index].mapping.container, document)
+            if holder is not None and holder is not pending[index].mapping:
+                theirs = holder.identity(document)
+                await recorded.check_delivered(theirs, events_of(document, theirs))
             found[index] = Base(str(document["_etag"]), claimed_version(document), events_of(document, identity))
         return found
+
+    def _in_the_way(self, write: Pending, document: Document) -> str:
+        holder = self._mappings.mapping_of(write.mapping.container, document)
+        if holder is write.mapping:
+            return f"{write.identity} exists already"
+        what = f"a {holder.name}" if holder is not None else "a document of a type that no mapping names"
+        return (
+            f"{write.identity} cannot be added: {what} has the same partition key and id in {write.mapping.container!r}"
+        )
 
 
 def _mark_committed(operation: _Operation, etag: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,13 @@ from core.identity import Identity
 from core.mapping import RESERVED_ID_PREFIX
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from core.content import Document
     from core.cosmos.client import CosmosStore
     from core.mapping import EntityMapping
 
+WATERMARK_TTL_S = 30 * 24 * 3600
 WATERMARK = "watermark"
 """The `crossfeed.kind` of these documents."""
 
@@ -51,6 +55,31 @@ async def write_watermarks(
         OutcomeUnknownError: one of them was not answered; some may have been written.
 
     """
+    return await write_marks(store, mapping, f"{WATERMARK}-{epoch}", ttl, partial(internal_document, WATERMARK, epoch))
+
+
+async def write_marks(
+    store: CosmosStore, mapping: EntityMapping[Any], name: str, ttl: int, mark: Callable[[Document], Document]
+) -> dict[str, Watermark]:
+    """Write one document of ours into every feed range of the mapping's container.
+
+    May be repeated: the same documents are written again, and come out of the feed again.
+
+    Args:
+        store: the opened database.
+        mapping: whose container.
+        name: what the ids of the documents begin with, after what all ids of ours begin with.
+        ttl: how long they live, in seconds.
+        mark: makes a document of ours from its key and TTL.
+
+    Returns:
+        What was written, by the key of its feed range (see `core.cosmos.feed.FeedRange`).
+
+    Raises:
+        StoreUnavailableError: Cosmos DB did not take one of them; some may have been written.
+        OutcomeUnknownError: one of them was not answered; some may have been written.
+
+    """
     container = store.container(mapping)
     open_ranges = {item.key: item.token for item in await feed_ranges(container)}
     written: dict[str, Watermark] = {}
@@ -58,20 +87,15 @@ async def write_watermarks(
         for probe in count():
             if not open_ranges:
                 break
-            document, parts = _candidate(mapping, epoch, ttl, probe)
-            point = await container.feed_range_from_partition_key(parts)
+            id_ = f"{RESERVED_ID_PREFIX}{name}-{probe}"
+            identity = Identity.of(mapping.name, [id_] * len(mapping.paths), id_)
+            point = await container.feed_range_from_partition_key(list(identity.parts))
             for key, token in open_ranges.items():
                 if await container.is_feed_range_subset(dict(token), point):
-                    stored = await container.upsert_item(document)
+                    stored = await container.upsert_item(mark(mapping.placeholder(identity, ttl)))
                     written[key] = Watermark(int(stored["_ts"]), str(stored["_etag"]), str(stored["id"]))
                     del open_ranges[key]
                     break
     except DRIVER_ERRORS as error:
-        raise write_error(error, f"writing the watermark of epoch {epoch} to {mapping.container!r}") from error
+        raise write_error(error, f"writing {name} to {mapping.container!r}") from error
     return written
-
-
-def _candidate(mapping: EntityMapping[Any], epoch: int, ttl: int, probe: int) -> tuple[Document, list[Any]]:
-    id_ = f"{RESERVED_ID_PREFIX}{WATERMARK}-{epoch}-{probe}"
-    identity = Identity.of(mapping.name, [id_] * len(mapping.paths), id_)
-    return internal_document(WATERMARK, epoch, mapping.tombstone_content(identity, ttl)), list(identity.parts)

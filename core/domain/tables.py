@@ -129,6 +129,9 @@ game_sessions = sa.Table(
     _optional_text("selected_character_id"),
 )
 
+# What a handler of events makes (core.domain.welcomes); no document of its own.
+welcomes = sa.Table("welcomes", metadata, sa.Column("account_id", sa.Text, primary_key=True), _text("greeting"))
+
 
 def _by_code_point(column: sa.Column[str]) -> ColumnElement[str]:
     return sa.collate(column, "C")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from core.cosmos.markers import Markers
-from core.cosmos.watermarks import write_watermarks
+from core.cosmos.watermarks import WATERMARK_TTL_S, write_watermarks
 from core.postgres.failures import translated
 from core.postgres.phases import open_phase, read_phase
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from core.phases import Phase, PhaseRow
 
 log = structlog.get_logger()
-
-WATERMARK_TTL_S = 30 * 24 * 3600
 
 _INSTANCE = "SELECT instance::text FROM crossfeed.lineage"
 
@@ -74,7 +72,8 @@ async def switch_phase(  # noqa: PLR0913 - the facts of a step
         async with engine.connect() as connection:
             instance = (await connection.exec_driver_sql(_INSTANCE)).scalar_one()
     await Markers(store, store.own.control.name, instance).raise_epoch(row.epoch)
-    for mapping in mappings:
-        written = await write_watermarks(store, mapping, row.epoch, watermark_ttl_s)
-        log.info("phase.watermarks_written", container=mapping.container, epoch=row.epoch, feed_ranges=len(written))
+    for container in mappings.containers:
+        any_mapping = mappings.in_container(container)[0]
+        written = await write_watermarks(store, any_mapping, row.epoch, watermark_ttl_s)
+        log.info("phase.watermarks_written", container=container, epoch=row.epoch, feed_ranges=len(written))
     return row

@@ -18,11 +18,13 @@ and our next writer counts on from it. Equal content under an equal stamp is the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, assert_never
 
+from core.content import content_of, spelled
 from core.envelope import Author, Foreign, Internal, Origin, Ours, author_of, is_deleted
-from core.stamp import AFTER_ALL, Position, Stamp
+from core.errors import DocumentRefusedError
+from core.stamp import AFTER_ALL, Position, Stamp, position_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,18 +45,32 @@ class Change:
     position: Position
     author: Author
     deleted: bool
+    is_sound: bool = False
+    """The document's content passes `check_values` for certain; most do, and it was found out with their hash."""
+    departed: bool = False
+    """The document is of another type: all that it says of this identity is that its entity is not there."""
 
     @classmethod
     def of(cls, identity: Identity, document: Document) -> Change:
         """Take a document with its system properties; one without `_lsn` came from a reader that knows none."""
+        try:
+            canonical, is_sound = spelled(content_of(document))
+        except DocumentRefusedError:
+            canonical, is_sound = None, False
         return cls(
             identity,
             document,
             str(document.get("_etag", "")),
-            Position(int(document.get("_ts", 0)), int(document.get("_lsn", AFTER_ALL))),
-            author_of(document),
+            position_of(document),
+            author_of(document, canonical),
             is_deleted(document),
+            is_sound,
         )
+
+    @classmethod
+    def departed_from(cls, identity: Identity, document: Document) -> Change:
+        """Take a document of another type that stands where an entity would."""
+        return replace(cls.of(identity, document), deleted=True, departed=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +123,8 @@ def decide(
     """
     if isinstance(change.author, Internal) or _is_known(change, held):
         return Ignore()
+    if change.departed and held.live_row is None:
+        return Ignore()
     match phase.primary:
         case Origin.COSMOS:
             return _cosmos_is_primary(change, held, phase.epoch, same_content, confirmed=confirmed)
@@ -121,7 +139,9 @@ def is_behind(found: Change, change: Change, held: Held) -> bool:
     taken = held.taken
     if taken is not None and found.position.lsn < taken.lsn < AFTER_ALL and not _is_known(found, held):
         return True
-    return found.etag != change.etag and found.position.ts < change.position.ts
+    if found.etag == change.etag:
+        return False
+    return found.position.ts < change.position.ts or found.position.lsn < change.position.lsn < AFTER_ALL
 
 
 def _is_known(change: Change, held: Held) -> bool:
@@ -130,7 +150,7 @@ def _is_known(change: Change, held: Held) -> bool:
     return current is not None and current.taken_etag == change.etag
 
 
-def _cosmos_is_primary(  # noqa: PLR0911 - one line per rule, in their order
+def _cosmos_is_primary(
     change: Change, held: Held, epoch: int, same_content: Callable[[], bool], *, confirmed: bool
 ) -> Decision:
     if held.stamp is None:
@@ -138,15 +158,14 @@ def _cosmos_is_primary(  # noqa: PLR0911 - one line per rule, in their order
     ours = change.author if isinstance(change.author, Ours) else None
     if ours is not None and ours.stamp == held.stamp and same_content():
         # A foreign writer may have written this very state twice: what was taken must not go back to the first time.
-        return Take() if confirmed or held.taken is None or change.position > held.taken else Ignore()
+        return Take() if confirmed or held.taken is None or change.position > held.taken else ReadByKey()
     if confirmed:
         return Apply(_stamp_for(change, held, epoch))
     if ours is not None and ours.stamp.epoch == epoch > held.stamp.epoch:
         return Apply(ours.stamp)
-    if held.stamp.epoch != epoch or held.taken is None:
+    if held.stamp.epoch != epoch or held.taken is None or change.position <= held.taken:
+        # Nor does the same content mean that it is the older one: the clock may have stepped back between two writes.
         return ReadByKey()
-    if change.position <= held.taken:
-        return Ignore() if same_content() else ReadByKey()
     return Apply(_stamp_for(change, held, epoch))
 
 

@@ -10,21 +10,20 @@ from core.postgres.names import columns_of, quoted, records, table_name
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sqlalchemy.ext.asyncio import AsyncConnection
-
     from core.children import ChildTable
     from core.mapping import EntityMapping
+    from core.postgres.pipeline import Sends
     from core.projection import Row
 
 
-async def clear_children(connection: AsyncConnection, mapping: EntityMapping[Any], rows: Sequence[Row]) -> None:
+async def clear_children(connection: Sends, mapping: EntityMapping[Any], rows: Sequence[Row]) -> None:
     """Remove the child rows of these root rows."""
     for child in mapping.children:
         statement = _clear(mapping, child, f"{records(mapping, 'rows')} AS r", "r")
         await connection.exec_driver_sql(statement, {"rows": dump(rows)})
 
 
-async def put_children(connection: AsyncConnection, mapping: EntityMapping[Any], rows: Sequence[Row]) -> None:
+async def put_children(connection: Sends, mapping: EntityMapping[Any], rows: Sequence[Row]) -> None:
     """Insert the child rows that stand under their table's name in these root rows."""
     for child in mapping.children:
         items = [item for row in rows for item in row[child.table.name]]

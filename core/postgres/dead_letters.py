@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from core.content import content_hash
 from core.errors import DocumentRefusedError
-from core.postgres.names import KEY_DIGEST
+from core.postgres.names import KEY_DIGEST, text_array
+from core.stamp import position_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -44,7 +45,8 @@ class DeadLetter:
     document: Document | None = None
 
 
-# A letter for the same reason again is the same content again: the caller need not heal it twice.
+# A letter for the same reason again is the same content again: the caller need not heal it twice. A refused state that is
+# older than the letter's, redelivered, changes nothing: what is between the two would settle the letter of the newer.
 _RECORD = f"""
     WITH known AS (
         SELECT reason FROM crossfeed.dead_letter
@@ -52,11 +54,14 @@ _RECORD = f"""
             AND {KEY_DIGEST} = md5(%(partition_key)s || %(id)s)::uuid
             AND partition_key = %(partition_key)s AND id = %(id)s
     ), written AS (
-        INSERT INTO crossfeed.dead_letter AS l (direction, kind, entity, partition_key, id, reason, document)
-        VALUES (%(direction)s, %(kind)s, %(entity)s, %(partition_key)s, %(id)s, %(reason)s, %(document)s::json)
+        INSERT INTO crossfeed.dead_letter AS l (direction, kind, entity, partition_key, id, reason, document, ts, lsn)
+        VALUES (%(direction)s, %(kind)s, %(entity)s, %(partition_key)s, %(id)s, %(reason)s, %(document)s::json,
+            %(ts)s::bigint, %(lsn)s::bigint)
         ON CONFLICT (direction, kind, entity, {KEY_DIGEST}, reference) DO UPDATE
             SET reason = excluded.reason, document = excluded.document, attempts = l.attempts + 1,
-                last_at = clock_timestamp()
+                last_at = clock_timestamp(), ts = excluded.ts, lsn = excluded.lsn
+            WHERE l.kind <> 'refused' OR coalesce(
+                l.lsn <= excluded.lsn OR (l.ts, l.lsn) <= (excluded.ts, excluded.lsn), true)
     )
     SELECT NOT EXISTS (SELECT FROM known WHERE reason = %(reason)s)
 """
@@ -82,6 +87,7 @@ def quarantine_reason(document: Document) -> str:
 async def record(connection: AsyncConnection, letter: DeadLetter) -> bool:
     """Write a letter in the caller's transaction; return whether this reason is new for this document."""
     identity = letter.identity
+    position = position_of(letter.document) if letter.document is not None else None
     parameters = {
         "direction": letter.direction.value,
         "kind": letter.kind,
@@ -91,30 +97,25 @@ async def record(connection: AsyncConnection, letter: DeadLetter) -> bool:
         "reason": storable(letter.reason),
         # Escapes only: what is dead may hold what no text column takes.
         "document": json.dumps(letter.document) if letter.document is not None else None,
+        "ts": position.ts if position is not None else None,
+        "lsn": position.lsn if position is not None else None,
     }
     return bool((await connection.exec_driver_sql(_RECORD, parameters)).scalar_one())
 
 
 async def settle(connection: AsyncConnection, direction: Direction, identities: Sequence[Identity]) -> None:
-    """Forget the refusals of documents of which a newer state was applied."""
-    if not identities:
-        return
-    await connection.exec_driver_sql(
-        _SETTLE,
-        {
-            "direction": direction.value,
-            **identity_columns(identities),
-        },
-    )
+    """Forget the refusals of documents of which a newer state was applied, whatever their positions."""
+    if identities:
+        await connection.exec_driver_sql(_SETTLE, {"direction": direction.value, **identity_columns(identities)})
 
 
-def identity_columns(identities: Iterable[Identity]) -> dict[str, list[str]]:
+def identity_columns(identities: Iterable[Identity]) -> dict[str, str]:
     """Return identities as the parameters `entities`, `keys` and `ids` of a statement that unnests them."""
     known = list(identities)
     return {
-        "entities": [identity.entity for identity in known],
-        "keys": [identity.partition_key for identity in known],
-        "ids": [identity.id for identity in known],
+        "entities": text_array(identity.entity for identity in known),
+        "keys": text_array(identity.partition_key for identity in known),
+        "ids": text_array(identity.id for identity in known),
     }
 
 

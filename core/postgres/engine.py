@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -14,6 +15,8 @@ from core.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from sqlalchemy import Connection
 
     from core.settings import Settings
 
@@ -71,6 +74,26 @@ async def open_engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
         await engine.dispose()
 
 
+def ending_silence(engine: AsyncEngine, seconds: float) -> AsyncEngine:
+    """Return an engine on the same pool whose transactions Postgres ends when their process falls silent.
+
+    A process that was stopped in the middle (SIGSTOP, a suspended host) would keep its locks: the next holder of its
+    lease, a switch and everybody behind that would wait for it. Its transaction is as good as lost anyway.
+
+    Args:
+        engine: from open_engine.
+        seconds: of silence between two statements of one transaction.
+
+    """
+    derived = engine.execution_options()
+
+    def limit(connection: Connection) -> None:
+        connection.exec_driver_sql(f"SET LOCAL idle_in_transaction_session_timeout = {max(1, round(seconds * 1000))}")
+
+    event.listen(derived.sync_engine, "begin", limit)
+    return derived
+
+
 async def _probe(engine: AsyncEngine, parameters: dict[str, Any]) -> None:
     try:
         async with engine.connect() as connection:
@@ -120,8 +143,29 @@ async def fetch(connection: AsyncConnection, sql: str, parameters: dict[str, Any
     try:
         async with driver.cursor(binary=True) as cursor:
             await cursor.execute(sql, parameters, prepare=True)
-            return await cursor.fetchall()
+            return await cursor.fetchall() if cursor.description is not None else []
     except psycopg.Error as error:
         if driver.closed:
             await connection.invalidate()  # else the pool would try to roll it back
+        raise DBAPIError(sql, None, error, hide_parameters=True) from error
+
+
+async def run(connection: AsyncConnection, *statements: str) -> list[tuple[Any, ...]]:
+    """Run statements without parameters in one round trip, each with a snapshot of its own; return the last one's rows.
+
+    Raises:
+        sqlalchemy.exc.DBAPIError: Postgres refused one, or did not answer.
+
+    """
+    sql = "; ".join(statements)
+    driver = await raw(connection)
+    try:
+        async with driver.cursor() as cursor:
+            await cursor.execute(sql)
+            while cursor.nextset():
+                pass
+            return await cursor.fetchall() if cursor.description is not None else []
+    except psycopg.Error as error:
+        if driver.closed:
+            await connection.invalidate()
         raise DBAPIError(sql, None, error, hide_parameters=True) from error

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 from psycopg import errors as pg
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
 
 from core.errors import (
     AlreadyExistsError,
@@ -29,6 +29,8 @@ NOT_THERE = "CF004"
 
 # 54: a key too long for its index, a document too deep for the server.
 _DATA_CLASSES = ("22", "23", "54")
+_OBJECTIONS = ("P0001", "P0004")
+"""SQLSTATEs of RAISE EXCEPTION and ASSERT in triggers of the user's."""
 # 42: rights and names; 53: room, memory, connections; 57: shutdowns and cancellations; 58: the system under Postgres.
 _SPEAKING_CLASSES = ("42", "53", "57", "58")
 _CONFLICTS = (pg.SerializationFailure, pg.DeadlockDetected)
@@ -41,6 +43,9 @@ def translated(what: str) -> Iterator[None]:
         yield
     except (psycopg.Error, DBAPIError) as error:
         raise translate(error, what) from scrubbed(error)
+    except PendingRollbackError as error:  # the connection broke, and a later step of the same transaction met it
+        msg = f"{what}: the connection was lost in the middle of the transaction"
+        raise StoreUnavailableError(msg) from error
 
 
 def driver_error(error: BaseException) -> psycopg.Error | None:
@@ -51,12 +56,17 @@ def driver_error(error: BaseException) -> psycopg.Error | None:
 
 
 def is_documents_fault(error: BaseException) -> bool:
-    """Whether the SQLSTATE says that the data, not the infrastructure, is to blame: classes 22, 23 and 54."""
+    """Whether the SQLSTATE says that the data, not the infrastructure, is to blame: classes 22, 23 and 54.
+
+    What a trigger of the user's raises without a code of its own is about the data as well.
+    """
     cause = driver_error(error)
     if cause is None:
         return False
     # Without an SQLSTATE it is the driver that refused, before anything was sent: NUL in a text, for example.
-    return cause.sqlstate[:2] in _DATA_CLASSES if cause.sqlstate else isinstance(cause, psycopg.DataError)
+    if not cause.sqlstate:
+        return isinstance(cause, psycopg.DataError)
+    return cause.sqlstate[:2] in _DATA_CLASSES or cause.sqlstate in _OBJECTIONS
 
 
 def translate(error: psycopg.Error | DBAPIError, what: str) -> CrossfeedError:

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class HeldRow:
-    """A row as it is now. `taken` and `taken_etag` are what it last took from Cosmos DB, if it ever did."""
+    """A row as it is now. `taken` and `taken_etag` are what it last took from Cosmos DB, if it ever did.
+
+    `json` and `children` are the row's columns, empty where they were not read (`stamps_query`).
+    """
 
     stamp: Stamp
     taken: Position | None
@@ -130,7 +133,22 @@ async def read_records(
     """
     if not identities:
         return []
-    return await fetch(connection, _statement(mapping), {"keys": _keys(mapping, identities)})
+    return await fetch(connection, *held_query(mapping, identities))
+
+
+def held_query(mapping: EntityMapping[Any], identities: Sequence[Identity]) -> tuple[str, dict[str, Any]]:
+    """Return the statement that reads the records of identities in their order, and its parameters.
+
+    Raises:
+        DocumentRefusedError: a partition key has not the mapping's levels.
+
+    """
+    return _statement(mapping), {"keys": _keys(mapping, identities)}
+
+
+def stamps_query(mapping: EntityMapping[Any], identities: Sequence[Identity]) -> tuple[str, dict[str, Any]]:
+    """Return what `held_query` does, but for the row's columns: several times cheaper where there are rows."""
+    return _stamps_statement(mapping), {"keys": _keys(mapping, identities)}
 
 
 def held_of(mapping: EntityMapping[Any], identity: Identity, record: Record) -> Held:
@@ -174,10 +192,19 @@ def _keys(mapping: EntityMapping[Any], identities: Sequence[Identity]) -> str:
 
 @lru_cache(maxsize=256)
 def _statement(mapping: EntityMapping[Any]) -> str:
+    return _reading(mapping, row_of(mapping), children_of(mapping))
+
+
+@lru_cache(maxsize=256)
+def _stamps_statement(mapping: EntityMapping[Any]) -> str:
+    return _reading(mapping, "CASE WHEN t.id IS NOT NULL THEN '' END", ", ''" * len(mapping.children))
+
+
+def _reading(mapping: EntityMapping[Any], row: str, children: str) -> str:
     table = table_name(mapping.table)
     return f"""
         SELECT t.crossfeed_epoch, t.crossfeed_version, t.crossfeed_etag, t.crossfeed_ts, t.crossfeed_lsn,
-            {row_of(mapping)}, d.epoch, d.version, d.etag, d.ts, d.lsn {children_of(mapping)}
+            {row}, d.epoch, d.version, d.etag, d.ts, d.lsn {children}
         FROM jsonb_populate_recordset(NULL::{table}, %(keys)s::jsonb) WITH ORDINALITY AS w
         LEFT JOIN {table} t ON {same_identity(mapping, "t", "w")}
         LEFT JOIN crossfeed.tombstone d ON {is_tombstone(mapping, "d", partition_key_of(mapping, "w"), "w.id")}

@@ -18,7 +18,7 @@ import structlog
 from core.envelope import claimed_version
 from core.events import carried_by, is_envelope_of
 from core.postgres import dead_letters
-from core.postgres.dead_letters import EVENT, DeadLetter, Direction
+from core.postgres.dead_letters import EVENT, DeadLetter, Direction, identity_columns
 from core.postgres.names import KEY_DIGEST
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from core.identity import Identity
     from core.mapping import EntityMapping
     from core.postgres.authority import Change
+    from core.postgres.pipeline import Sends
 
 log = structlog.get_logger()
 
@@ -42,9 +43,11 @@ _TAKE = f"""
             AND md5(t.partition_key || t.id)::uuid = md5(c.partition_key || c.id)::uuid
             AND t.partition_key = c.partition_key AND t.id = c.id
     ), remembered AS (
-        INSERT INTO crossfeed.event_taken (entity, partition_key, id, event_ids)
-        SELECT %(entity)s, partition_key, id, array_agg(event_id ORDER BY place) FROM carried GROUP BY 2, 3
-        ON CONFLICT (entity, {KEY_DIGEST}) DO UPDATE SET event_ids = excluded.event_ids
+        INSERT INTO crossfeed.event_taken (entity, partition_key, id, event_ids, deleted)
+        SELECT %(entity)s, partition_key, id, array_agg(event_id ORDER BY place), bool_or(deleted)
+        FROM carried GROUP BY 2, 3
+        ON CONFLICT (entity, {KEY_DIGEST}) DO UPDATE
+            SET event_ids = excluded.event_ids, deleted = excluded.deleted, at = clock_timestamp()
     ), logged AS (
         INSERT INTO crossfeed.outbox (slot, entity, partition_key, id, epoch, version, deleted, traceparent, event_id,
             event)
@@ -73,7 +76,7 @@ async def take_events(
     Args:
         connection: in the mirror's transaction, with the mirror setting on and the identities locked.
         mapping: of the container.
-        changes: documents that were decided to be current.
+        changes: documents that were decided to be current; of those that carry nothing there is nothing to take.
         epoch: the recorded one.
 
     Returns:
@@ -81,16 +84,10 @@ async def take_events(
 
     """
     found: list[tuple[Change, Document]] = []
-    bare: list[Identity] = []
     for change in changes:
         events = _usable(change.identity, carried_by(change.document))
         found += [(change, event) for event in events.values()]
-        if not events:
-            bare.append(change.identity)
         await _put_aside(connection, change, events)
-    if bare:
-        columns = {"keys": [identity.partition_key for identity in bare], "ids": [identity.id for identity in bare]}
-        await connection.exec_driver_sql(_FORGET, {"entity": mapping.name, **columns})
     if not found:
         return 0
     result = await connection.exec_driver_sql(
@@ -108,6 +105,13 @@ async def take_events(
         },
     )
     return int(result.scalar_one())
+
+
+async def forget_events(connection: Sends, mapping: EntityMapping[Any], changes: Sequence[Change]) -> None:
+    """Remember nothing of documents that carry no event any more; arguments as those of `take_events`."""
+    bare = [change.identity for change in changes if not _usable(change.identity, carried_by(change.document))]
+    if bare:
+        await connection.exec_driver_sql(_FORGET, {"entity": mapping.name, **identity_columns(bare)})
 
 
 def _usable(identity: Identity, events: list[Any]) -> dict[str, Document]:

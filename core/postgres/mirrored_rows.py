@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import math
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
 
-from core.content import dump
+from core.content import content_of, dump
 from core.postgres.child_rows import clear_children, cleared_of, put_children
 from core.postgres.held import Held, key_record
 from core.postgres.names import (
@@ -20,21 +22,32 @@ from core.postgres.names import (
     same_identity,
     table_name,
 )
+from core.quick_row import row_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from core.mapping import EntityMapping
     from core.postgres.authority import Change
+    from core.postgres.pipeline import Sends
     from core.stamp import Stamp
 
     Stamped = Sequence[tuple[Change, Stamp]]
 
+_PARTS: Final = 4
+_PART: Final = 50
+"""A batch is written in so many parts at most, and in parts of at least so many documents."""
 
-async def put(connection: AsyncConnection, mapping: EntityMapping[Any], changes: Stamped) -> None:
+
+async def put(connection: Sends, mapping: EntityMapping[Any], changes: Stamped) -> None:
     """Insert or update the rows of documents, each under its stamp; never over a row that is as new.
+
+    Args:
+        connection: in the mirror's transaction.
+        mapping: of the documents.
+        changes: of which every content passed `check_values`, and no two are of one identity.
 
     Raises:
         DocumentRefusedError: a document does not fit its model.
@@ -42,13 +55,24 @@ async def put(connection: AsyncConnection, mapping: EntityMapping[Any], changes:
     """
     if not changes:
         return
-    rows = [{**mapping.row(change.document), **_taken(change), **_stamp(stamp)} for change, stamp in changes]
-    await connection.exec_driver_sql(_put(mapping), {"rows": dump(rows)})
-    await clear_children(connection, mapping, rows)
-    await put_children(connection, mapping, rows)
+    statement = put_statement(mapping)
+    for some in _in_parts(changes):
+        rows = [
+            {**row_of(mapping, content_of(change.document)), **_taken(change), **_stamp(stamp)}
+            for change, stamp in some
+        ]
+        await connection.exec_driver_sql(statement, {"rows": dump(rows)})
+        await clear_children(connection, mapping, rows)
+        await put_children(connection, mapping, rows)
 
 
-async def bury(connection: AsyncConnection, mapping: EntityMapping[Any], changes: Stamped) -> None:
+def _in_parts(changes: Stamped) -> Iterator[Stamped]:
+    """Cut a batch so that Postgres writes one part of it while the rows of the next are made."""
+    size = max(_PART, math.ceil(len(changes) / _PARTS))
+    return (changes[first : first + size] for first in range(0, len(changes), size))
+
+
+async def bury(connection: Sends, mapping: EntityMapping[Any], changes: Stamped) -> None:
     """Remove the rows of deleted documents (of this very identity only) and write their tombstones."""
     if not changes:
         return
@@ -56,7 +80,7 @@ async def bury(connection: AsyncConnection, mapping: EntityMapping[Any], changes
     await connection.exec_driver_sql(_bury(mapping), {"rows": dump(keys)})
 
 
-async def take(connection: AsyncConnection, mapping: EntityMapping[Any], changes: Sequence[Change]) -> None:
+async def take(connection: Sends, mapping: EntityMapping[Any], changes: Sequence[Change]) -> None:
     """Remember etag and position of documents whose very state is held."""
     if not changes:
         return
@@ -83,7 +107,9 @@ def _taken(change: Change) -> dict[str, Any]:
     return dict(zip(TAKEN_COLUMNS, (change.etag, *change.position), strict=True))
 
 
-def _put(mapping: EntityMapping[Any]) -> str:
+@lru_cache(maxsize=256)
+def put_statement(mapping: EntityMapping[Any]) -> str:
+    """Return the statement that writes rows, a JSON array in its parameter `rows`, where they are newer."""
     names = [*mapping.written_columns, *STAMP_COLUMNS, *TAKEN_COLUMNS]
     changes = ", ".join(
         f"{quoted(name)} = excluded.{quoted(name)}" for name in names if name not in mapping.identity_columns

@@ -47,6 +47,16 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def text_array(texts: Iterable[str]) -> str:
+    """Spell a parameter that is cast to text[]; the driver takes ten times as long for a list of a thousand."""
+    return "{" + ",".join('"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"' for text in texts) + "}"
+
+
+def number_array(numbers: Iterable[int]) -> str:
+    """Spell a parameter that is cast to bigint[], as `text_array` does."""
+    return "{" + ",".join(map(str, numbers)) + "}"
+
+
 def partition_key_of(mapping: EntityMapping[Any], row: str) -> str:
     """Return the SQL that spells the partition key of `row` as core.identity.key_text does."""
     parts = []

@@ -16,7 +16,7 @@ from core.postgres.engine import fetch
 from core.postgres.failures import driver_error
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -24,7 +24,7 @@ PATIENCE = 30.0
 """Seconds for which a step tries to get its locks."""
 
 _DROPPED = "CF003"
-_READ = "SELECT phase, epoch, state FROM crossfeed.phase"
+READ_PHASE = "SELECT phase, epoch, state FROM crossfeed.phase"
 _STEPS = text("SELECT count(*) FROM crossfeed.phase_history")
 _OPEN = text("SELECT crossfeed.open_epoch(CAST(:phase AS smallint), :who, :why, CAST(:at_least AS bigint))")
 GIVE_WAY = text("""
@@ -52,7 +52,12 @@ _HOLDERS = r"""
 
 async def read_phase(connection: AsyncConnection) -> PhaseRow:
     """Return phase, epoch and state as this transaction sees them."""
-    [(phase, epoch, state)] = await fetch(connection, _READ, {})
+    return phase_of(await fetch(connection, READ_PHASE, {}))
+
+
+def phase_of(rows: Sequence[tuple[Any, ...]]) -> PhaseRow:
+    """Return what READ_PHASE has found."""
+    [(phase, epoch, state)] = rows
     return PhaseRow(Phase(phase), epoch, PhaseState(state))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from core.content import dump
 from core.entity import Entity, Loaded, loaded
-from core.errors import ConcurrencyError
+from core.errors import AlreadyExistsError, ConcurrencyError, DocumentRefusedError
 from core.identity import ANYWHERE, Identity, KeyArgument
 from core.postgres.child_rows import cleared_of, put_children
 from core.postgres.engine import raw
@@ -24,6 +24,7 @@ from core.postgres.names import (
     table_name,
 )
 from core.postgres.selects import rows_of, select_count, select_rows
+from core.projection import SPELLING_COLUMN
 from core.query import Equals, Query
 from core.stamp import Stamp
 
@@ -59,11 +60,19 @@ class Work(Protocol):
 
 
 class PostgresRepository(Generic[T]):
-    """See core.repository.Repository. Statements run at once, in the unit's transaction; a conflict surfaces there."""
+    """See core.repository.Repository. Statements run at once, in the unit's transaction; a conflict surfaces there.
 
-    def __init__(self, work: Work, mapping: EntityMapping[T]) -> None:
+    Args:
+        work: the unit of work.
+        mapping: of the entities.
+        beside: the mappings of other types in its container, where one key is one document.
+
+    """
+
+    def __init__(self, work: Work, mapping: EntityMapping[T], beside: Sequence[EntityMapping[Any]] = ()) -> None:
         self._work = work
         self._mapping = mapping
+        self._beside = beside
 
     async def get_by_id(self, id_: str, *, partition_key: KeyArgument = ANYWHERE) -> T | None:
         """See Repository."""
@@ -92,6 +101,8 @@ class PostgresRepository(Generic[T]):
             INSERT INTO {table_name(mapping.table)} AS t ({columns}) SELECT {columns} FROM {records(mapping, "rows")}
             RETURNING {self._written}
         """
+        for other in self._beside:
+            await self._check_free(identity, other)
         written = await self._write(f"add {identity}", statement, {"rows": dump([row])})
         await self._write_children(entity, identity, row, written[0])
 
@@ -102,7 +113,7 @@ class PostgresRepository(Generic[T]):
         document = mapping.document(entity)
         identity = mapping.identity(document)
         row = mapping.row(document)
-        changes = ", ".join(f"{quoted(name)} = r.{quoted(name)}" for name in mapping.written_columns)
+        changes = ", ".join(f"{quoted(name)} = {_updated(name)}" for name in mapping.written_columns)
         statement = f"""
             {self._seen("NO KEY UPDATE" if identity == state.identity else "UPDATE")}
             UPDATE {table_name(mapping.table)} t SET {changes}
@@ -196,6 +207,22 @@ class PostgresRepository(Generic[T]):
             result = await self._work.connection.exec_driver_sql(statement, parameters)
             return result.all()
 
+    async def _check_free(self, identity: Identity, other: EntityMapping[Any]) -> None:
+        """Refuse a key that an entity of another type has. Two who add at the same time are told apart by the relay."""
+        joined = f"{records(other, 'keys')} AS k ON {same_identity(other, 't', 'k')}"
+        statement = f"SELECT FROM {table_name(other.table)} t JOIN {joined}"
+        keys = {"keys": dump([key_record(other, identity)])}
+        try:
+            with translated(f"look for a {other.name} in the place of {identity}"):
+                async with self._work.connection.begin_nested():
+                    found = (await self._work.connection.exec_driver_sql(statement, keys)).all()
+        except DocumentRefusedError:  # its columns cannot hold such a key, so it is not there
+            return
+        if found:
+            what = f"a {other.name} has the same partition key and id in {other.container!r}"
+            msg = f"{identity} cannot be added: {what}"
+            raise AlreadyExistsError(msg)
+
     async def _write(self, what: str, statement: str, parameters: dict[str, Any]) -> Sequence[Sequence[Any]]:
         await self._work.check_writable()
         with translated(what):
@@ -229,6 +256,18 @@ class PostgresRepository(Generic[T]):
         entity = self._mapping.entity(document)
         self._work.remember(entity, Loaded(self._mapping.identity(document), Stamp(epoch, version), etag), None)
         return entity
+
+
+def _updated(name: str) -> str:
+    """Return what an update makes of a column.
+
+    An entity knows what a document means and not how it was spelled. What the row knows of that is kept: it is used for
+    as long as the property means the same, so that whoever wrote the document before can go on reading it.
+    """
+    if name != SPELLING_COLUMN:
+        return f"r.{quoted(name)}"
+    one, other = (f"coalesce({table}.{quoted(name)}, '{{}}'::jsonb)" for table in "tr")
+    return f"nullif({one} || {other}, '{{}}'::jsonb)"
 
 
 def _identity_of(entity: Entity) -> Identity | None:

@@ -57,8 +57,34 @@ class Process(Enum):
     MIRROR = _Rights(
         {
             **_ANYBODY,
-            "crossfeed.checkpoint": ("SELECT", "INSERT", "UPDATE"),
+            "crossfeed.feed_processor": _ALL,
+            "crossfeed.feed_range": _ALL,
+            "sequence crossfeed.feed_token": ("USAGE",),
+            "crossfeed.consumer": ("SELECT", "INSERT"),
             "crossfeed.event_taken": _ALL,
+            "crossfeed.inbox": _ALL,
+            "crossfeed.inbox_mark": ("SELECT", "INSERT", "UPDATE"),
+            "crossfeed.inbox_parked": _ALL,
+            "sequence crossfeed.inbox_place": ("USAGE",),
+            "crossfeed.mirror_parked": _ALL,
+            "crossfeed.parked": ("SELECT",),
+            "crossfeed.reconcile": ("SELECT", "UPDATE"),
+            "crossfeed.reconcile_doubt": (*_ALL, "TRUNCATE"),
+            "crossfeed.reconcile_range": (*_ALL, "TRUNCATE"),
+            "crossfeed.reconcile_seen": (*_ALL, "TRUNCATE"),
+        },
+        mapped=_ALL,
+        child=_ALL,
+    )
+    FUNCTIONS = _Rights(
+        {
+            **MIRROR.ours,
+            "crossfeed.canary": _ALL,
+            "crossfeed.parked": ("SELECT", "INSERT", "UPDATE"),  # letters to Cosmos DB are replayed from here, too
+            "crossfeed.slot": ("SELECT", "UPDATE"),
+            "crossfeed.tombstone": _ALL,
+            "crossfeed.trigger_failure": _ALL,
+            "crossfeed.trigger_progress": ("SELECT", "INSERT", "UPDATE"),
         },
         mapped=_ALL,
         child=_ALL,

@@ -123,7 +123,8 @@ class PostgresUnitOfWork:
 
     def __getitem__(self, model: type[T]) -> PostgresRepository[T]:
         """See UnitOfWork."""
-        return PostgresRepository(self, self._mappings.of(model))
+        mapping = self._mappings.of(model)
+        return PostgresRepository(self, mapping, self._mappings.beside(mapping))
 
     def of(self, repository: type[R]) -> R:
         """See UnitOfWork."""

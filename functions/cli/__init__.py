@@ -9,11 +9,12 @@ from typing import Annotated
 import typer
 
 from core.errors import ConfigurationError, CrossfeedError
-from functions.cli import dead_letters, demo, local, outbox, phase, processes
+from functions.cli import dead_letters, demo, local, outbox, phase, processes, reconcile
 
 EXIT_CODES = """
 Exit codes: 0 done, or stopped by a signal; 1 failed (demo: something was lost, stale, echoed or dead-lettered);
-2 a setting, an option, a mapping or a schema is wrong and nothing was done; 130 demo interrupted by Ctrl-C.
+2 a setting, an option, a mapping or a schema is wrong and nothing was done; 130 interrupted by
+Ctrl-C (demo, reconcile, outbox resync).
 """
 
 app = typer.Typer(
@@ -31,6 +32,7 @@ app = typer.Typer(
 app.command()(processes.migrate)
 app.command()(processes.relay)
 app.command()(processes.mirror)
+app.command()(reconcile.reconcile)
 app.command()(demo.demo)
 app.add_typer(phase.app)
 app.add_typer(outbox.app)

@@ -10,7 +10,6 @@ from core.errors import CrossfeedError
 from core.settings import Settings
 from core.telemetry import configure_logging
 from functions.cli.letter_view import (
-    facts_of,
     facts_of_parked,
     line_of,
     line_of_parked,
@@ -19,6 +18,7 @@ from functions.cli.letter_view import (
 )
 from functions.cli.moments import MOMENT_HELP, parse_moment
 from functions.cli.running import run
+from functions.letter_facts import facts_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from core.postgres.dead_letter_search import Found, Selection, StoredLetter
     from core.postgres.dead_letters import Direction
+    from core.postgres.parked_list import Parked
     from functions.letters import Act, Report
-    from outbox.parked_list import Parked
 
 app = typer.Typer(
     name="dead-letters",
@@ -107,7 +107,7 @@ def parked(
     limit: Annotated[int, typer.Option(help="At most so many.", min=1)] = 100,
     as_json: AsJson = False,
 ) -> None:
-    """List what is no dead letter yet: it did not get to Cosmos DB, and is tried again by itself."""
+    """List what is no dead letter yet: it did not arrive, or a handler failed at it; it is tried again by itself."""
     waiting = run(_parked(_settings(), entity, id_, limit))
     if as_json:
         print_json({"parked": [facts_of_parked(item) for item in waiting]})
@@ -154,8 +154,9 @@ def replay(  # noqa: PLR0913 - one per option
     """Try dead letters again.
 
     What was going to Cosmos DB is parked once more and due at once: the relay sends the document's current state, or
-    the event in front of the later ones that still wait. Refused again, it is a dead letter again. What was going to
-    Postgres is read from Cosmos DB by its key and mirrored, while Cosmos DB is the primary.
+    the event in front of the later ones that still wait. Refused again, it is a dead letter again. A document that was
+    going to Postgres is read from Cosmos DB by its key and mirrored, while Cosmos DB is the primary; an event at which
+    a handler failed (its reference is HANDLER:EVENT) is parked and due, and the processes with that handler try it.
     """
     from functions.letters import Act  # noqa: PLC0415 - what `--help` need not load
 
@@ -230,11 +231,9 @@ def _act(  # noqa: PLR0913 - one per option
         typer.confirm(f"{act.value} {meant} dead letter{'s' * (meant != 1)}?", abort=True, err=True)
     report = run(_do(act, settings, selection, found, limit, dry_run))
     if selection.numbers is not None and limit is None:
-        known = {*report.done, *report.refused}
-        report.refused |= {number: "there is no such letter" for number in selection.numbers if number not in known}
+        report.miss(selection.numbers)
     if as_json:
-        refused = [{"number": number, "why": why} for number, why in report.refused.items()]
-        print_json({"dry_run": dry_run, "done": report.done, "refused": refused})
+        print_json({"dry_run": dry_run, **report.facts})
     else:
         for number, why in report.refused.items():
             print(f"{number}: not done: {printable(why)}")
@@ -264,7 +263,7 @@ async def _list(settings: Settings, selection: "Selection", limit: int) -> "tupl
 
 
 async def _parked(settings: Settings, entity: str | None, id_: str | None, limit: int) -> "list[Parked]":
-    from outbox.parked_list import list_parked  # noqa: PLC0415 - what `--help` need not load
+    from core.postgres.parked_list import list_parked  # noqa: PLC0415 - what `--help` need not load
 
     async with _opened(settings) as engine, engine.connect() as connection:
         return await list_parked(connection, entity=entity, id_=id_, limit=limit)

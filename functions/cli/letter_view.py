@@ -9,24 +9,7 @@ import orjson
 
 if TYPE_CHECKING:
     from core.postgres.dead_letter_search import StoredLetter
-    from outbox.parked_list import Parked
-
-
-def facts_of(letter: StoredLetter) -> dict[str, Any]:
-    """Return all that a letter says of itself, as JSON values."""
-    return {
-        "number": letter.number,
-        "direction": letter.direction.value,
-        "kind": letter.kind,
-        "entity": letter.identity.entity,
-        "partition_key": letter.identity.partition_key,
-        "id": letter.identity.id,
-        "reference": letter.reference,
-        "reason": letter.reason,
-        "attempts": letter.attempts,
-        "first_at": letter.first_at.isoformat(),
-        "last_at": letter.last_at.isoformat(),
-    }
+    from core.postgres.parked_list import Parked
 
 
 def line_of(letter: StoredLetter) -> str:
@@ -41,6 +24,7 @@ def line_of(letter: StoredLetter) -> str:
 def facts_of_parked(item: Parked) -> dict[str, Any]:
     """Return all that is known of something parked, as JSON values."""
     return {
+        "direction": item.direction.value,
         "entity": item.identity.entity,
         "partition_key": item.identity.partition_key,
         "id": item.identity.id,
@@ -56,7 +40,7 @@ def line_of_parked(item: Parked) -> str:
     """Return something parked as one line of text."""
     what = f"{item.identity.entity} {item.identity.id}" + (f" event {item.reference}" if item.reference else "")
     when = "waits" if item.wait_s is None else f"again in {item.wait_s:.0f} s"
-    return printable(f"{what}  attempts {item.attempts}, {when}  {item.reason}")
+    return printable(f"{item.direction}  {what}  attempts {item.attempts}, {when}  {item.reason}")
 
 
 def printable(text: str) -> str:

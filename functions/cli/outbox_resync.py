@@ -1,7 +1,7 @@
 """Makes a database that was restored, or promoted with losses, the valid one again."""
 
 import getpass
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Annotated
 
 import orjson
@@ -9,12 +9,10 @@ import typer
 
 from core.settings import Settings
 from core.telemetry import configure_logging
+from functions.cli.progress import showing
 from functions.cli.running import run_interruptible
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from outbox.restamp import Progress
     from outbox.resync import Resynced
 
 
@@ -61,7 +59,7 @@ async def _resync(settings: Settings, why: str, *, dry_run: bool) -> "Resynced":
 
     async with AsyncExitStack() as stack:
         application = await stack.enter_async_context(bootstrap(settings))
-        report = stack.enter_context(_progress())
+        report = stack.enter_context(showing())
         one = Resync(application.engine, application.store, application.mappings, settings, report)
         return await one.plan() if dry_run else await one.run(who=getpass.getuser(), why=why)
 
@@ -72,24 +70,6 @@ async def _adopt(settings: Settings) -> int:
 
     async with bootstrap(settings) as application:
         return (await adopt(application.engine, application.store, settings)).epoch
-
-
-@contextmanager
-def _progress() -> "Iterator[Callable[[Progress], None]]":
-    """Show each step on stderr, with the time that is left where the total is known."""
-    from rich.console import Console  # noqa: PLC0415 - what `--help` need not load
-    from rich.progress import Progress as Bars  # noqa: PLC0415 - what `--help` need not load
-    from rich.progress import TaskID  # noqa: PLC0415 - what `--help` need not load
-
-    tasks: dict[str, TaskID] = {}
-    with Bars(*Bars.get_default_columns(), console=Console(stderr=True)) as bars:
-
-        def report(progress: "Progress") -> None:
-            if progress.step not in tasks:
-                tasks[progress.step] = bars.add_task(progress.step, total=progress.total or None)
-            bars.update(tasks[progress.step], completed=progress.done, total=progress.total or None)
-
-        yield report
 
 
 def _facts(done: "Resynced") -> dict[str, object]:

@@ -95,15 +95,20 @@ def relay() -> None:
 def mirror() -> None:
     """Carry what changes in Cosmos DB to Postgres, until SIGTERM or Ctrl-C: the change feed processor.
 
-    While Postgres is the primary it finds writes that should not have happened, so it may run in every phase.
+    Several of them share the feed ranges, and take over from one that ends. While Postgres is the primary it finds
+    writes that should not have happened, so it may run in every phase.
     """
 
     async def body(stop: asyncio.Event) -> None:
         from core.postgres.rights import Process  # noqa: PLC0415 - what `--help` need not load
         from functions.bootstrap import bootstrap  # noqa: PLC0415 - what `--help` need not load
+        from functions.endpoints import serving  # noqa: PLC0415 - what `--help` need not load
+        from functions.mirror_readiness import MirrorReadiness  # noqa: PLC0415 - what `--help` need not load
 
         async with bootstrap(Settings.load(), process=Process.MIRROR) as application:
-            await application.processor.run(stop)
+            parts = application.engine, application.store, application.processor
+            async with serving(application.settings, MirrorReadiness(application.settings, *parts)):
+                await application.processor.run(stop)
 
     configure_logging(Settings.load())
     run_until_stopped(body)

@@ -45,6 +45,7 @@ async def load(stores: Stores, documents: dict[str, list[Document]], ledger: Led
 
     async with asyncio.TaskGroup() as group:
         for container, items in documents.items():
-            mapping = stores.mappings.of_container(container)
             for document in items:
-                group.create_task(one(mapping, document))
+                mapping = stores.mappings.mapping_of(container, document)
+                if mapping is not None:
+                    group.create_task(one(mapping, document))

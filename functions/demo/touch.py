@@ -23,7 +23,8 @@ BATCH = 100
 async def touch_all(stores: Stores, mapping: EntityMapping[Any], ledger: Ledger) -> None:
     """Update every row to what it is already, by plain SQL, a transaction per hundred; capture does the rest."""
     async with stores.engine.connect() as connection:
-        ids = [row[0] for row in await fetch(connection, f"SELECT DISTINCT id FROM {table_name(mapping.table)}")]  # noqa: S608
+        every_id = f"SELECT DISTINCT id FROM {table_name(mapping.table)}"  # noqa: S608 - the quoted name of a mapping
+        ids = [row[0] for row in await fetch(connection, every_id)]
     for start in range(0, len(ids), BATCH):
         async with stores.engine.begin() as connection:
             touched = await fetch(connection, _touch(mapping), {"ids": ids[start : start + BATCH]})

@@ -7,11 +7,16 @@ from alembic import op
 from core.postgres.statements import execute
 from migrations.arming_0001 import ARMING
 from migrations.events_0001 import EVENT_FUNCTIONS, EVENT_TABLES
+from migrations.feed_0001 import FEED_FUNCTIONS, FEED_TABLES
+from migrations.functions_0001 import FUNCTION_TABLES
+from migrations.inbox_0001 import INBOX_TABLES
 from migrations.leases_0001 import LEASE_FUNCTIONS, LIFE_TABLE
 from migrations.lineage_0001 import LINEAGE_ROW, LINEAGE_TABLE
 from migrations.log_0001 import LOG_ROWS, LOG_TABLES
+from migrations.mirror_parked_0001 import MIRROR_PARKED_TABLES
 from migrations.misfits_0001 import MISFITS
 from migrations.partitions_0001 import PARTITION_FUNCTIONS
+from migrations.reconcile_0001 import RECONCILE_ROW, RECONCILE_TABLES
 from migrations.slots_0001 import SLOT_FUNCTIONS
 
 revision = "0001"
@@ -82,6 +87,8 @@ TABLES = (
         traceparent   text,
         reason        text NOT NULL,
         document      json,
+        ts            bigint,
+        lsn           bigint,
         attempts      bigint NOT NULL DEFAULT 1,
         first_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
         last_at       timestamptz NOT NULL DEFAULT clock_timestamp()
@@ -90,16 +97,6 @@ TABLES = (
     """
     CREATE UNIQUE INDEX dead_letter_identity
         ON crossfeed.dead_letter (direction, kind, entity, (md5(partition_key || id)::uuid), reference)
-    """,
-    """
-    CREATE TABLE crossfeed.checkpoint (
-        container    text NOT NULL,
-        feed_range   text NOT NULL,
-        continuation text NOT NULL,
-        epoch        bigint NOT NULL,
-        at           timestamptz NOT NULL DEFAULT clock_timestamp(),
-        PRIMARY KEY (container, feed_range)
-    )
     """,
 )
 
@@ -135,6 +132,7 @@ FUNCTIONS = (
     *SLOT_FUNCTIONS,
     *EVENT_FUNCTIONS,
     *LEASE_FUNCTIONS,
+    *FEED_FUNCTIONS,
     *ARMING,
     MISFITS,
 )
@@ -144,11 +142,13 @@ ROWS = (
     "INSERT INTO crossfeed.phase_history (epoch, phase, by_whom, why) VALUES (1, 0, current_user, 'migrated')",
     *LOG_ROWS,
     LINEAGE_ROW,
+    RECONCILE_ROW,
     "SELECT crossfeed.arm_fence('crossfeed.outbox', 'ENABLE')",
 )
 
 
 def upgrade() -> None:
     """Create everything."""
-    for statement in (*TABLES, *LOG_TABLES, *EVENT_TABLES, LINEAGE_TABLE, LIFE_TABLE, *FUNCTIONS, *ROWS):
+    tables = (*TABLES, *LOG_TABLES, *EVENT_TABLES, *INBOX_TABLES, LINEAGE_TABLE, LIFE_TABLE, *RECONCILE_TABLES)
+    for statement in (*tables, *MIRROR_PARKED_TABLES, *FUNCTION_TABLES, *FEED_TABLES, *FUNCTIONS, *ROWS):
         execute(op, statement)

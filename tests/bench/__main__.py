@@ -35,6 +35,8 @@ MEASURED = {
     "drain": "The whole relay with a sink that does nothing, against COPY.",
     "sink": "The guarded write to Cosmos DB against the SDK's own replace.",
     "latency": "From a commit in Postgres to its document in Cosmos DB, at 200 commits a second.",
+    "mirror": "The guarded write to Postgres against COPY, and against the same row by row.",
+    "feed": "From the change feed to committed rows, against the SDK's feed alone and the mirror alone.",
     "peers": "Crossfeed against other outboxes, each in an environment of its own.",
 }
 """Modules beside this one with `async def measure(seconds: float, rounds: int) -> dict[str, float | int | str]`.

@@ -50,7 +50,8 @@ def test_the_figures_of_capture_come_as_json() -> None:
     done = subprocess.run(bench, capture_output=True, text=True, check=False, timeout=100)
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)
-    assert {"clients", "bare_tps", "captured_tps", "cost", "rtt_ms", "cost_at_rtt"} <= figures.keys()
+    costs = {f"{kind}cost{how}" for kind in ("", "minimal_") for how in ("", "_at_rtt")}
+    assert {"clients", "bare_tps", "minimal_tps", "captured_tps", "rtt_ms", *costs} <= figures.keys()
     assert all(figure > 0 for figure in figures.values())
 
 
@@ -61,4 +62,25 @@ def test_the_figures_of_the_guarded_write_come_as_json() -> None:
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)
     assert {"sdk_documents_per_s", "relay_documents_per_s", "ratio", "batched_documents_per_s"} <= figures.keys()
+    assert all(figure > 0 for figure in figures.values())
+
+
+@pytest.mark.chaos
+def test_the_figures_of_the_mirror_come_as_json() -> None:
+    bench = [sys.executable, "-m", "tests.bench", "mirror", "--json", "--seconds", "0.5", "--rounds", "1"]
+    done = subprocess.run(bench, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    names = ("copy_per_s", "mirror_per_s", "ratio_to_copy", "per_row_per_s", "speedup_over_per_row")
+    assert {*names, *(f"{name}_at_1000" for name in names)} <= figures.keys()
+    assert all(figure > 0 for figure in figures.values())
+
+
+@pytest.mark.chaos
+def test_the_figures_of_the_way_from_the_change_feed_come_as_json() -> None:
+    bench = [sys.executable, "-m", "tests.bench", "feed", "--json", "--seconds", "1", "--rounds", "1"]
+    done = subprocess.run(bench, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert {"sdk_feed_per_s", "mirror_per_s", "processor_per_s", "ratio", "p50_ms", "p99_ms"} <= figures.keys()
     assert all(figure > 0 for figure in figures.values())

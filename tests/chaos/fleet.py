@@ -1,4 +1,4 @@
-"""Relay processes that a test starts, kills, puts to sleep and wakes."""
+"""Processes, relays or mirrors, that a test starts, kills, puts to sleep and wakes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import re
 import signal
 import sys
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import aiohttp
 
 from core.identity import Identity
 
@@ -26,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Fleet:
-    """Relays of one database. `log` is the file that all of them write their events to."""
+    """Processes of one command on one database. `log` is the file that all of them write their events to."""
 
     def __init__(self, process: Process, log: Path) -> None:
         self._process = process
@@ -52,7 +55,7 @@ class Fleet:
         self.pids.remove(pid)
 
     def stop(self, pid: int) -> None:
-        """Ask one to end; it hands its slots over."""
+        """Ask one to end; it hands over what it holds."""
         self.signal(pid, signal.SIGTERM)
         self.pids.remove(pid)
 
@@ -63,33 +66,44 @@ class Fleet:
         return gone
 
     def addresses(self) -> list[str]:
-        """Return where relays have served their endpoints, also those that are gone."""
+        """Return where they have served their endpoints, also those that are gone."""
         return re.findall(r'"address": "(http:[^"]*)"', self.log.read_text(errors="replace"))
+
+    async def ready(self) -> int:
+        """Return how many say of themselves that their data path works."""
+        ready = 0
+        async with aiohttp.ClientSession() as session:
+            for address in self.addresses():
+                with contextlib.suppress(aiohttp.ClientError):  # it was killed
+                    async with session.get(f"{address}/readyz") as answer:
+                        ready += answer.status == HTTPStatus.OK
+        return ready
 
     def crashes(self) -> list[str]:
         """Return the tracebacks, warnings and unexpected errors in the log; there should be none."""
         text = self.log.read_text(errors="replace")
-        faults = re.findall(r".*(?:\"relay\.unexpected\"|Warning: ).*", text)
+        faults = re.findall(r".*(?:\"(?:relay|processor)\.unexpected\"|Warning: ).*", text)
         return faults + text.split("Traceback (most recent call last):\n")[1:]
 
     def endings(self) -> list[str]:
-        """Return what relays said that ended with an error of their own."""
-        return re.findall(r"^a relay ended: (.*)$", self.log.read_text(errors="replace"), re.MULTILINE)
+        """Return what those said that ended with an error of their own."""
+        return re.findall(r"^a \w+ ended: (.*)$", self.log.read_text(errors="replace"), re.MULTILINE)
 
 
 @asynccontextmanager
-async def open_fleet(settings: Settings, log: Path, **environment: str) -> AsyncIterator[Fleet]:
-    """Yield a fleet without relays; those that are left at the end are killed.
+async def open_fleet(settings: Settings, log: Path, command: str = "relay", **environment: str) -> AsyncIterator[Fleet]:
+    """Yield a fleet without processes; those that are left at the end are killed.
 
     Args:
         settings: where the stores are.
-        log: the file for the relays' logs.
-        environment: what else a relay is told, such as CROSSFEED_RELAY_LEASE_S.
+        log: the file for their logs.
+        command: what each of them runs, `relay` or `mirror`.
+        environment: what else each is told, such as CROSSFEED_RELAY_LEASE_S.
 
     """
     with log.open("ab") as errors:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.chaos.relay_process"),
+            *(sys.executable, "-m", "tests.chaos.command_process", command),
             cwd=ROOT,
             env={**os.environ, **environment_of(settings), **environment},
             start_new_session=True,

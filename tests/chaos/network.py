@@ -8,11 +8,16 @@ import socket
 import struct
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
 
 if TYPE_CHECKING:
     from asyncio import StreamReader, StreamWriter
     from collections.abc import AsyncIterator
     from random import Random
+
+    from core.settings import Settings
 
 _CHUNK = 65536
 _RESET = struct.pack("ii", 1, 0)
@@ -52,6 +57,12 @@ class Network:
         self._links: set[Link] = set()
         self._serving: set[asyncio.Task[None]] = set()
         self.port = 0
+
+    def reached_by(self, settings: Settings) -> Settings:
+        """Return the settings of those that reach Postgres through it."""
+        dsn = urlsplit(settings.require_postgres())
+        netloc = f"{dsn.netloc.rpartition(':')[0]}:{self.port}"
+        return settings.model_copy(update={"postgres_dsn": SecretStr(dsn._replace(netloc=netloc).geturl())})
 
     def cut(self) -> None:
         """Cut every connection."""

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import signal
-import sys
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,9 +24,10 @@ from functions.demo.ledger import Kind, Ledger, Write
 from functions.demo.recording import Recorder
 from functions.demo.stores import Stores, fetch
 from functions.demo.verdict import Faults, compare
+from tests.chaos.fleet import open_fleet
 
 if TYPE_CHECKING:
-    from asyncio.subprocess import Process
+    from pathlib import Path
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -40,36 +37,36 @@ if TYPE_CHECKING:
     from core.settings import Settings
     from core.stamp import Stamp
 
-ROOT = Path(__file__).parents[2]
 WRITERS = 3
 KEYS = 12
 
 
 @pytest.mark.parametrize("rounds", [2, pytest.param(20, marks=pytest.mark.chaos)])
-async def test_a_mirror_that_is_killed_at_random_moments_loses_nothing(
-    settings: Settings, engine: AsyncEngine, cosmos: CosmosStore, mappings: Mappings, rounds: int
+async def test_a_mirror_that_is_killed_at_random_moments_loses_nothing(  # noqa: PLR0913, PLR0917 - fixtures
+    settings: Settings, engine: AsyncEngine, cosmos: CosmosStore, mappings: Mappings, tmp_path: Path, rounds: int
 ) -> None:
     phase = await switch_phase(engine, cosmos, mappings, Phase.DUAL_WRITE_COSMOS_READ, who="test", why="test")
     stores, ledger, rng = Stores(settings, mappings, engine, cosmos), Ledger(), random.Random()
     mirrored: list[int] = []
     done = asyncio.Event()
-    mirrors = await started(settings)
-    async with Crossfeed.open(settings, mappings) as db:
+    small = {"CROSSFEED_MIRROR_PAGE_SIZE": "5", "CROSSFEED_MIRROR_LEASE_S": "0.3"}
+    async with (
+        open_fleet(settings, tmp_path / "mirrors.log", "mirror", **small) as fleet,
+        Crossfeed.open(settings, mappings) as db,
+    ):
         recorder = Recorder(db, mappings, phase, ledger)
         writing = [asyncio.ensure_future(write(recorder, random.Random(seed), done)) for seed in range(WRITERS)]
         writing.append(asyncio.ensure_future(write_foreign(cosmos, ledger, rng, done)))
         watching = asyncio.ensure_future(never_backwards(engine, ledger))
         try:
             for _ in range(rounds):
-                pid = await one_more(mirrors)
+                pid = await fleet.start()
                 await asyncio.sleep(rng.uniform(0.3, 1.2))  # about the first 0.3 s are for its connections
-                os.kill(pid, signal.SIGKILL)
+                fleet.kill(pid)
                 mirrored.append(await checkpoints(engine))
         finally:
             done.set()  # a writer that is cancelled could not tell what it has written
             await asyncio.gather(*writing)
-            os.killpg(mirrors.pid, signal.SIGKILL)
-            await mirrors.communicate()
     assert mirrored[-1] > 0, "no mirror lived long enough to mirror anything"
     last = Processor(engine, cosmos, mappings)
     await last.run_once()
@@ -87,41 +84,9 @@ async def test_a_mirror_that_is_killed_at_random_moments_loses_nothing(
     print(f"{rounds} kills, {written} writes to {compared} documents, {last.stats.documents} left for the last mirror")
 
 
-async def started(settings: Settings) -> Process:
-    """Start the process that forks mirrors."""
-    assert settings.postgres_dsn is not None
-    assert settings.cosmos_key is not None
-    environment = {
-        **os.environ,
-        "CROSSFEED_POSTGRES_DSN": settings.postgres_dsn.get_secret_value(),
-        "CROSSFEED_COSMOS_ENDPOINT": settings.require_cosmos(),
-        "CROSSFEED_COSMOS_KEY": settings.cosmos_key.get_secret_value(),
-        "CROSSFEED_COSMOS_DATABASE": settings.cosmos_database,
-        "CROSSFEED_MAPPINGS": str(settings.mappings),
-        "CROSSFEED_MIRROR_PAGE_SIZE": "5",
-    }
-    return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.chaos.mirror_process"),
-        cwd=ROOT,
-        env=environment,
-        start_new_session=True,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-
-
-async def one_more(mirrors: Process) -> int:
-    """Fork a mirror and return its pid."""
-    assert mirrors.stdin is not None
-    assert mirrors.stdout is not None
-    mirrors.stdin.write(b"\n")
-    return int(await mirrors.stdout.readline())
-
-
 async def checkpoints(engine: AsyncEngine) -> int:
     async with engine.connect() as connection:
-        [(count,)] = await fetch(connection, "SELECT count(*) FROM crossfeed.checkpoint")
+        [(count,)] = await fetch(connection, "SELECT count(continuation) FROM crossfeed.feed_range")
         return int(count)
 
 

@@ -7,18 +7,15 @@ plan (not its timing); CROSSFEED_CHAOS_SECONDS makes the long form longer.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import random
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import aiohttp
 import pytest
-from pydantic import SecretStr
 
 from core.cosmos.client import CosmosStore, open_cosmos
 from core.domain.mappings import MAPPINGS
@@ -31,9 +28,9 @@ from core.postgres.engine import open_engine
 from core.postgres.held import read_held
 from core.settings import Settings
 from tests.chaos.fleet import Fleet, open_fleet, written
-from tests.chaos.network import Network, network
+from tests.chaos.network import network
 from tests.chaos.postgres_machine import postgres_machine
-from tests.chaos.troubles import RELAYS, Troubles
+from tests.chaos.troubles import PROCESSES, RelayTroubles, splitter
 from tests.chaos.versions import Versions
 from tests.chaos.writers import Writers
 from tests.integration.relay_steps import difference, letters, make_primary, until
@@ -120,15 +117,15 @@ async def test_whatever_happens_to_relays_and_stores_nothing_is_lost_and_nothing
             open_cosmos(settings) as store,
             FaultsClient(endpoint, key) as faults,
             network(urlsplit(machine.dsn).port or 0) as between,
-            open_fleet(_through(between, settings), log, **_environment()) as fleet,
+            open_fleet(between.reached_by(settings), log, **_environment()) as fleet,
         ):
             seen = await _prepared(engine, store, settings)
             await faults.set_seed(seed)
-            for _ in range(RELAYS):
+            for _ in range(PROCESSES):
                 await fleet.start()
             writers = Writers(machine, seed)
             writing = asyncio.ensure_future(writers.run())
-            troubles = Troubles(
+            troubles = RelayTroubles(
                 seed,
                 fleet=fleet,
                 machine=machine,
@@ -136,7 +133,7 @@ async def test_whatever_happens_to_relays_and_stores_nothing_is_lost_and_nothing
                 engine=engine,
                 faults=faults,
                 lease_s=LEASE_S,
-                split=_splitter(faults, seed),
+                split=splitter(faults, seed),
             )
             await troubles.make(seconds)
             writers.stop.set()
@@ -156,26 +153,13 @@ async def test_whatever_happens_to_relays_and_stores_nothing_is_lost_and_nothing
 
 async def _are_ready(fleet: Fleet) -> bool:
     """Whether as many relays as there should be say of themselves that messages flow."""
-    ready = 0
-    async with aiohttp.ClientSession() as session:
-        for address in fleet.addresses():
-            with contextlib.suppress(aiohttp.ClientError):  # it was killed
-                async with session.get(f"{address}/readyz") as answer:
-                    ready += answer.status == 200
-    return ready >= RELAYS
+    return await fleet.ready() >= PROCESSES
 
 
 async def _are_cut(engine: AsyncEngine, slots: int) -> None:
     async with engine.connect() as connection:
         rows = await connection.exec_driver_sql("SELECT carries, count(*) FROM crossfeed.slot GROUP BY 1 ORDER BY 1")
         assert list(map(tuple, rows)) == [("events", slots), ("states", slots)]
-
-
-def _through(between: Network, settings: Settings) -> Settings:
-    """Return the settings of those that reach Postgres through the network."""
-    dsn = urlsplit(settings.require_postgres())
-    netloc = f"{dsn.netloc.rpartition(':')[0]}:{between.port}"
-    return settings.model_copy(update={"postgres_dsn": SecretStr(dsn._replace(netloc=netloc).geturl())})
 
 
 def _environment() -> dict[str, str]:
@@ -202,17 +186,6 @@ async def _prepared(engine: AsyncEngine, store: CosmosStore, settings: Settings)
     return Seen(engine, mappings, states, events)
 
 
-def _splitter(faults: FaultsClient, seed: int) -> Any:
-    rng = random.Random(seed)
-    ranges = ["0"]
-
-    async def split() -> None:
-        if len(ranges) < 6:
-            ranges.extend(await faults.split("chaos", "Accounts", ranges.pop(rng.randrange(len(ranges)))))
-
-    return split
-
-
 async def _settled(seen: Seen) -> float:
     """Wait until the relays that are left have delivered everything; return the seconds that took."""
     begun = time.monotonic()
@@ -236,7 +209,7 @@ async def _check(seen: Seen, writers: Writers) -> None:
     assert await letters(seen.engine) == []
 
 
-def _report(troubles: Troubles, writers: Writers, seen: Seen, took_s: float) -> None:
+def _report(troubles: RelayTroubles, writers: Writers, seen: Seen, took_s: float) -> None:
     events = sum(map(len, seen.events.seen.values()))
     print(f"{troubles.made}, {troubles.ended_by_themselves} relays ended by themselves, slots {troubles.slots}")
     print(f"{len(writers.acknowledged)} once, {seen.versions} versions, {events} of events, settled in {took_s:.1f} s")

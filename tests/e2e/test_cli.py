@@ -10,8 +10,10 @@ import pytest
 
 from core.domain.mappings import MAPPINGS
 from core.domain.tables import metadata
+from core.local.cosmos import EMULATOR_KEY
 from core.local.cosmos.storage.file import open_file
 from core.mappings import Mappings
+from tests.sync_sdk import sync_client
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,9 +76,6 @@ def test_a_wrong_password_is_named(run: Run, settings: Settings) -> None:
 
 
 def test_a_missing_container_is_named_with_its_cure(run: Run, cosmos: object, settings: Settings) -> None:
-    from core.local.cosmos import EMULATOR_KEY  # noqa: PLC0415 - the raw client, to delete behind our back
-    from tests.sync_sdk import sync_client  # noqa: PLC0415
-
     with sync_client(settings.require_cosmos(), EMULATOR_KEY) as client:
         client.get_database_client(settings.cosmos_database).delete_container("Accounts")
     code, _, errors = run("mirror")

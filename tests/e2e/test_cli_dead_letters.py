@@ -128,21 +128,54 @@ def test_what_is_parked_is_listed_with_its_reason_and_when_it_is_tried_again(run
         INSERT INTO crossfeed.parked (slot, entity, partition_key, id, seq, event_id, event, reason, attempts, retry_at)
         VALUES (16, 'Account', '["a"]', 'a', 6, 'e-6', '{}', 'an earlier one', 0, 'infinity'),
             (16, 'Account', '["a"]', 'a', 5, 'e-5', '{}', 'too large', 2, now() + interval '90.4 s'),
-            (0, 'Other', '["b"]', 'b', NULL, NULL, NULL, 'too deep', 1, now() - interval '1 s')
+            (0, 'Other', '["b"]', 'b', NULL, NULL, NULL, 'too deep', 1, now() - interval '1 s');
+        INSERT INTO crossfeed.mirror_parked (entity, partition_key, id, etag, ts, lsn, reason, retry_at)
+        VALUES ('Account', '["a"]', 'a', '', 1, 1, 'no e-mail left', now());
+        INSERT INTO crossfeed.inbox_parked (handler, subject, event_id, sequence, ts, event, reason, attempts, retry_at)
+        VALUES ('welcome', 'Account/a', 'e-5', 5, 1, '{}', 'out of cards', 1, now()),
+            ('welcome', 'Game/g/["a"]', 'e-6', 6, 1, '{}', 'out of cards', 1, now())
         """,
     )
     code, output, _ = run("dead-letters", "parked")
     assert (code, output.splitlines()) == (
         0,
         [
-            "Account a event e-5  attempts 2, again in 90 s  too large",
-            "Account a event e-6  attempts 0, waits  an earlier one",
-            "Other b  attempts 1, again in 0 s  too deep",
+            "to_cosmos  Account a event e-5  attempts 2, again in 90 s  too large",
+            "to_cosmos  Account a event e-6  attempts 0, waits  an earlier one",
+            "to_cosmos  Other b  attempts 1, again in 0 s  too deep",
+            "to_postgres  Account a  attempts 1, again in 0 s  no e-mail left",
+            "to_postgres  Account a event welcome:e-5  attempts 1, again in 0 s  out of cards",
+            "to_postgres  Game g event welcome:e-6  attempts 1, again in 0 s  out of cards",
         ],
     )
     _, output, _ = run("dead-letters", "parked", "--entity", "Account", "--id", "a", "--limit", "1", "--json")
     [found] = json.loads(output)["parked"]
-    assert (found["reference"], found["attempts"], found["id"]) == ("e-5", 2, "a")
+    assert (found["direction"], found["reference"], found["attempts"], found["id"]) == ("to_cosmos", "e-5", 2, "a")
+    _, output, _ = run("dead-letters", "parked", "--json")
+    keys = [found["partition_key"] for found in json.loads(output)["parked"]]
+    assert keys == ['["a"]', '["a"]', '["b"]', '["a"]', '["a"]', '["a"]']
+
+
+def test_the_letter_of_an_event_that_a_handler_failed_at_is_listed_shown_and_replayed(
+    run: Run, settings: Settings
+) -> None:
+    execute(
+        settings,
+        """
+        INSERT INTO crossfeed.dead_letter (direction, kind, entity, partition_key, id, reference, seq, reason, document)
+        VALUES ('to_postgres', 'event', 'Account', '["a"]', 'a', 'welcome:e-1', 7, 'out of cards',
+            '{"id": "e-1", "subject": "Account/a", "sequence": "00000000000000000003", "type": "account.registered"}')
+        """,
+    )
+    _, output, _ = run("dead-letters", "list", "--kind", "event", "--direction", "to_postgres")
+    assert "to_postgres event  Account a event welcome:e-1  attempts 1" in output
+    _, output, _ = run("dead-letters", "show", "1", "--json")
+    assert json.loads(output)["document"]["id"] == "e-1"
+    assert run("dead-letters", "replay", "1", "--yes")[0] == 0
+    assert execute(
+        settings,
+        "SELECT place, handler, subject, event_id, sequence, attempts, retry_at <= now() FROM crossfeed.inbox_parked",
+    ) == [(7, "welcome", "Account/a", "e-1", 3, 1, True)]
 
 
 def test_only_as_many_as_the_limit_and_the_oldest_first(run: Run, settings: Settings, letters: None) -> None:

@@ -34,13 +34,13 @@ QUICK = Timing(drain_s=15, silence_s=0.7)
 
 
 async def test_nothing_is_lost_stale_echoed_or_dead_lettered(settings: Settings, tmp_path: Path) -> None:
-    verdict = await run_demo(settings, DomainPlan(300, 2.0), Board(), export_to=tmp_path, timing=Timing(silence_s=1.5))
+    verdict = await run_demo(settings, DomainPlan(300, 2.0), Board(), export_to=tmp_path, timing=Timing(silence_s=1))
     assert (verdict.lost, verdict.stale, verdict.echoed, verdict.dead_lettered) == (0, 0, 0, 0)
     assert verdict.is_clean
     assert verdict.carried == verdict.written == verdict.creates + verdict.updates + verdict.deletes
     assert verdict.creates > 300
-    assert verdict.updates > 50
-    assert verdict.deletes > 5
+    assert verdict.updates > 10
+    assert verdict.deletes > 1
     for lag in verdict.lag_ms.values():
         assert 0 < lag["p50"] <= lag["p99"]
     files = sorted(file.name for file in (tmp_path / "postgres").iterdir())
@@ -89,24 +89,16 @@ async def an_echo_through_cosmos(stores: Stores, primary: Origin) -> None:
         await container.upsert_item(document)
 
 
-@pytest.mark.parametrize(
-    ("sabotage", "found"),
-    [
-        (
-            Sabotage(in_silence=an_echo_through_postgres, before_comparison=by_the_mirror(LOSE, KEEP_OLD_CONTENT)),
-            {"lost": 1, "stale": 1, "echoed": 1},
-        ),
-        (
-            Sabotage(in_silence=an_echo_through_cosmos, before_comparison=by_the_mirror(KEEP_OLD_STAMP)),
-            {"lost": 0, "stale": 1, "echoed": 1},
-        ),
-    ],
-    ids=["a loss, an old content, an echo from Postgres", "an old stamp, an echo from Cosmos"],
-)
-async def test_exactly_what_was_planted_is_found(settings: Settings, sabotage: Sabotage, found: dict[str, int]) -> None:
-    verdict = await run_demo(settings, DomainPlan(60, 0.5), Board(), sabotage=sabotage, timing=QUICK)
-    assert {name: getattr(verdict, name) for name in found} == found
-    assert verdict.dead_lettered == 0
+async def echoes(stores: Stores, primary: Origin) -> None:
+    await an_echo_through_postgres(stores, primary)
+    await an_echo_through_cosmos(stores, primary)
+
+
+async def test_exactly_what_was_planted_is_found(settings: Settings) -> None:
+    """A loss, an old content and an old stamp, an echo from either store."""
+    planted = Sabotage(in_silence=echoes, before_comparison=by_the_mirror(LOSE, KEEP_OLD_CONTENT, KEEP_OLD_STAMP))
+    verdict = await run_demo(settings, DomainPlan(60, 0.5), Board(), sabotage=planted, timing=QUICK)
+    assert (verdict.lost, verdict.stale, verdict.echoed, verdict.dead_lettered) == (1, 2, 2, 0)
     assert not verdict.is_clean
 
 

@@ -9,7 +9,7 @@ from core.content import content_hash
 from core.cosmos.documents import CosmosDocuments
 from core.cosmos.feed import feed_ranges, pages
 from core.cosmos.unit_of_work import CosmosUnitOfWork
-from core.postgres.guarded import Outcome, apply_documents
+from core.postgres.guarded import apply_documents
 from core.postgres.held import read_held
 from core.postgres.phases import read_phase
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from core.mappings import Mappings
     from core.phases import PhaseRow
     from core.postgres.held import Held
+    from core.postgres.mirrored_batch import Outcome
 
 
 @dataclass
@@ -91,7 +92,12 @@ class Steps:
         phase = phase or await self.phase()
         async with self.engine.begin() as connection:
             return await apply_documents(
-                connection, self.mapping, documents, phase, CosmosDocuments(self.store, self.mappings)
+                connection,
+                self.mappings,
+                self.mapping.container,
+                documents,
+                phase,
+                CosmosDocuments(self.store, self.mappings),
             )
 
     async def held(self, id_: str, partition_key: Any = None) -> Held:

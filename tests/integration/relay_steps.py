@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,9 +20,10 @@ from core.mappings import Mappings
 from core.phases import Phase
 from core.postgres.held import read_held
 from core.postgres.phases import open_phase
+from outbox.relay import open_relay
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -55,7 +57,7 @@ async def falls_silent(engine: AsyncEngine, relay: Relay) -> None:
 
     await relay.leases.renew_if_due()  # after one that is under way
     relay.leases.renew_if_due = nothing  # type: ignore[method-assign]
-    await run(engine, f"UPDATE crossfeed.relay SET expires_at = '-infinity' WHERE relay = '{relay.leases.relay_id}'")
+    await run(engine, f"UPDATE crossfeed.relay SET expires_at = '-infinity' WHERE relay = '{relay.leases.holder_id}'")
 
 
 async def connect(settings: Settings) -> psycopg.AsyncConnection[Any]:
@@ -98,6 +100,20 @@ async def until(true: Callable[[], bool | Awaitable[bool]], timeout_s: float = 2
     async with asyncio.timeout(timeout_s):
         while not (await found if isinstance(found := true(), Awaitable) else found):  # noqa: ASYNC110 - no event tells
             await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def relaying(
+    settings: Settings, mappings: Mappings, engine: AsyncEngine, store: CosmosStore
+) -> AsyncIterator[None]:
+    """Run a relay meanwhile."""
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(open_relay(settings, mappings, engine, store).run(stop))
+        try:
+            yield
+        finally:
+            stop.set()
 
 
 @dataclass

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from core.local.cosmos import CosmosServer
     from core.mappings import Mappings
     from core.settings import Settings
+    from functions.probing import Probe as ReadinessProbe
 
 WELL = RelayHealth(slots=(0, 1), lease_left_s=5.0, oldest_unsent_s=0.0, pass_age_s=0.1, last_error=None)
 
@@ -58,7 +59,7 @@ class StandIn:
 class Probe:
     """Asks as an orchestrator does; each answer is fresh."""
 
-    def __init__(self, relay: StandIn, readiness: Readiness, address: str) -> None:
+    def __init__(self, relay: Any, readiness: ReadinessProbe[Any], address: str) -> None:
         self.relay = relay
         self._readiness = readiness
         self._address = address
@@ -174,7 +175,7 @@ async def test_an_open_breaker_makes_it_unready(probe: Probe) -> None:
 async def test_a_store_that_is_away_or_hangs_makes_it_unready_and_it_stays_alive(
     settings: Settings, engine: AsyncEngine, own_cosmos_server: CosmosServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("functions.readiness.TIMEOUT_S", 0.2)
+    monkeypatch.setattr("functions.probing.TIMEOUT_S", 0.2)
     key = SecretStr(own_cosmos_server.key)
     given = settings.model_copy(
         update={"cosmos_endpoint": own_cosmos_server.endpoint, "cosmos_key": key, "http_port": 0}

@@ -101,7 +101,7 @@ class World:
             case "mirror crashes":
                 await self.mirror_and_crash()
             case "mirror all again":
-                await run(self.engine, "DELETE FROM crossfeed.checkpoint")
+                await run(self.engine, "DELETE FROM crossfeed.feed_range")
                 await self.mirror()
             case "deliver":
                 await self.relay()
@@ -168,9 +168,9 @@ class World:
         """Apply everything that is in the feed, and lose the transaction."""
         phase = await self.phase()
         documents = await Steps(self.engine, self.cosmos, ONLY_ACCOUNTS, ACCOUNTS).watch()
-        mirror = Mirror(self.engine, CosmosDocuments(self.cosmos, ONLY_ACCOUNTS))
+        mirror = Mirror(self.engine, CosmosDocuments(self.cosmos, ONLY_ACCOUNTS), ONLY_ACCOUNTS)
         with pytest.raises(ZeroDivisionError):
-            await mirror.apply(ACCOUNTS, documents, phase, crash)
+            await mirror.apply(ACCOUNTS.container, documents, phase, crash)
 
     async def relay(self) -> None:
         await open_relay(self.settings, ONLY_ACCOUNTS, self.engine, self.cosmos).drain()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from changefeed.retention import purge
 from core.cosmos.event_sink import EventSink
 from core.domain.account import Account
 from core.domain.pending_signup import PendingSignup
@@ -110,6 +111,25 @@ async def test_an_event_leaves_the_document_once_it_was_delivered(
     for document in (*steps.history, *reversed(steps.history)):
         await steps.apply([document])
     assert numbers(await log_of_events(engine)) == [1, 2, 3, 4]
+
+
+async def test_what_a_tombstone_carried_is_forgotten_when_it_has_expired(
+    steps: Steps, engine: AsyncEngine, settings: Settings
+) -> None:
+    for id_ in ("gone", "lives", "gone lately"):
+        await say(steps, 1, of=account(id_))
+    for id_ in ("gone", "gone lately"):
+        await steps.delete(id_)
+    await steps.apply(steps.history)
+    async with engine.begin() as connection:
+        await connection.exec_driver_sql(
+            "UPDATE crossfeed.event_taken SET at = at - make_interval(secs => %(ttl_s)s) WHERE id <> 'gone lately'",
+            {"ttl_s": settings.tombstone_ttl_s},
+        )
+    await purge(engine, settings)
+    async with engine.connect() as connection:
+        left = await connection.exec_driver_sql("SELECT id FROM crossfeed.event_taken ORDER BY id")
+        assert list(left.scalars()) == ["gone lately", "lives"]
 
 
 async def test_what_cannot_be_looked_up_is_carried_on(

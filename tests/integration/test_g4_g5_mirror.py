@@ -161,6 +161,9 @@ async def test_a_flip_waits_for_a_batch_that_is_being_applied(steps: Steps, engi
             await go_on.wait()
             return await steps.current(identity.id)
 
+        async def reach(self, container: str, epoch: int) -> None:
+            """All reads are of now."""
+
     # Take the document, step there and back: the next change is of an earlier epoch and is read by key.
     await steps.apply(steps.history)
     await open_phase(engine, Phase.COSMOS_ONLY, who="test", why="test")
@@ -170,7 +173,14 @@ async def test_a_flip_waits_for_a_batch_that_is_being_applied(steps: Steps, engi
 
     async def batch() -> None:
         async with engine.begin() as connection:
-            await apply_documents(connection, steps.mapping, steps.history[-1:], await steps.phase(), SlowReader())
+            await apply_documents(
+                connection,
+                steps.mappings,
+                steps.mapping.container,
+                steps.history[-1:],
+                await steps.phase(),
+                SlowReader(),
+            )
 
     applying = asyncio.create_task(batch())
     await reading.wait()

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from core.postgres.leases import MARGIN, LeaseLostError
 from outbox.cursor import Carries, advance
-from outbox.leases import MARGIN, LeaseLostError, Leases, grouped
+from outbox.leases import Leases, grouped
 from tests.integration.relay_steps import run
 
 if TYPE_CHECKING:
@@ -225,6 +226,6 @@ async def test_an_answer_that_comes_late_does_not_bring_back_what_was_let_go_mea
     taken_again = {lease.slot: lease.token for lease in relay.held}
     async with world.engine.connect() as connection:
         found = await connection.exec_driver_sql(
-            "SELECT slot, token FROM crossfeed.slot WHERE owner = %(me)s", {"me": relay.relay_id}
+            "SELECT slot, token FROM crossfeed.slot WHERE owner = %(me)s", {"me": relay.holder_id}
         )
         assert dict(map(tuple, found)) == taken_again

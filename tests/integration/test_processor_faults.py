@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
-from changefeed import processor as module
+from changefeed import retrying as module
 from changefeed.mirror import Mirror
 from changefeed.processor import Processor
 from core.domain.mappings import ACCOUNTS, USER_PROFILES
@@ -36,11 +36,11 @@ class Broken:
         self.failures = 0
         self.mended = False
 
-    async def __call__(self, mirror: Mirror, mapping: Any, *args: Any) -> Any:
-        if mapping is ACCOUNTS and not self.mended:
+    async def __call__(self, mirror: Mirror, container: str, *args: Any) -> Any:
+        if container == ACCOUNTS.container and not self.mended:
             self.failures += 1
             raise self._error
-        return await self._apply(mirror, mapping, *args)
+        return await self._apply(mirror, container, *args)
 
     @classmethod
     def in_place(cls, monkeypatch: pytest.MonkeyPatch, error: Exception) -> Broken:
@@ -82,7 +82,7 @@ async def test_a_feed_range_that_fails_unexpectedly_is_retried_and_holds_back_no
     assert processor.stats.retries[type(error).__name__] == broken.failures
     told = [entry for entry in logs if entry["log_level"] == "error"]
     assert len(told) == broken.failures
-    assert {(entry["error"], entry["what"].split()[0]) for entry in told} == {(type(error).__name__, "Accounts")}
+    assert {(entry["error"], entry["what"].split()[0]) for entry in told} == {(type(error).__name__, "mirror/Accounts")}
     assert SECRET not in str(logs)
     if isinstance(error, ZeroDivisionError):
         assert "__call__" in told[0]["where"][-1]

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import text
 
-from changefeed.checkpoints import CheckpointMovedError, Step, move_checkpoint, read_checkpoint
 from changefeed.processor import Processor
 from core.cosmos.client import open_cosmos
 from core.domain.mappings import ACCOUNTS
@@ -59,7 +58,7 @@ async def until(condition: Callable[[], Awaitable[bool] | bool], seconds: float 
 async def moved_rows(engine: AsyncEngine) -> str:
     """Change whenever any row, tombstone, message, dead letter or checkpoint is written, even to the same values."""
     tables = ("accounts", "user_profiles", "pending_signups", "game_sessions", "crossfeed.tombstone",
-              "crossfeed.outbox", "crossfeed.dead_letter", "crossfeed.checkpoint")  # fmt: skip
+              "crossfeed.outbox", "crossfeed.dead_letter", "crossfeed.feed_range")  # fmt: skip
     parts = " || ".join(f"(SELECT coalesce(string_agg(xmin::text || ctid::text, ',' ORDER BY ctid), '') FROM {t})"
                         for t in tables)  # fmt: skip
     return str(await scalar(engine, f"SELECT md5({parts})"))
@@ -124,21 +123,6 @@ async def test_a_second_processor_at_the_same_ranges_does_no_harm(
     stop.set()
     await asyncio.gather(*running)
     assert await scalar(engine, "SELECT count(*) FROM crossfeed.dead_letter") == 0
-
-
-async def test_a_checkpoint_moves_only_from_where_its_reader_went_on(engine: AsyncEngine) -> None:
-    async with engine.begin() as connection:
-        await move_checkpoint(connection, Step("c", "-", None, "one", 1))
-        await move_checkpoint(connection, Step("c", "-", "one", "two", 1))
-    for before in (None, "one", "other"):
-        with pytest.raises(CheckpointMovedError):
-            async with engine.begin() as connection:
-                await move_checkpoint(connection, Step("c", "-", before, "three", 1))
-    with pytest.raises(CheckpointMovedError):
-        async with engine.begin() as connection:
-            await move_checkpoint(connection, Step("never", "-", "one", "two", 1))
-    async with engine.connect() as connection:
-        assert await read_checkpoint(connection, "c", "-") == "two"
 
 
 async def test_a_batch_and_its_checkpoint_are_one_transaction(
@@ -246,7 +230,7 @@ async def test_every_feed_range_of_a_container_has_a_checkpoint_of_its_own(
         await again.run_once()
     assert again.stats.documents == 0
     assert await scalar(engine, "SELECT count(*) FROM accounts") == 60
-    assert await scalar(engine, "SELECT count(*) FROM crossfeed.checkpoint WHERE container = 'Accounts'") == 5
+    assert await scalar(engine, "SELECT count(*) FROM crossfeed.feed_range WHERE feed = 'mirror/Accounts'") == 5
 
 
 async def test_a_container_that_was_created_anew_is_named(
@@ -259,7 +243,7 @@ async def test_a_container_that_was_created_anew_is_named(
         with pytest.raises(ConfigurationError, match=r"'Accounts' .* created anew\? Delete its rows"):
             await Processor(engine, store, mappings).run_once()
         async with engine.begin() as connection:
-            await connection.execute(text("DELETE FROM crossfeed.checkpoint WHERE container = 'Accounts'"))
+            await connection.execute(text("DELETE FROM crossfeed.feed_range WHERE feed = 'mirror/Accounts'"))
         await store.container(ACCOUNTS).create_item({"id": "a"})
         await Processor(engine, store, mappings).run_once()
     assert await scalar(engine, "SELECT count(*) FROM accounts") == 1

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 from pydantic import SecretStr
 
+from changefeed.reconcile import Reconcile
 from core.cosmos.unit_of_work import CosmosUnitOfWork
 from core.domain.account import Account
 from core.domain.mappings import ACCOUNTS, GAME_SESSIONS, MAPPINGS
@@ -20,6 +21,7 @@ from core.postgres.engine import open_engine
 from core.postgres.rights import Process, rights_of
 from functions.bootstrap import bootstrap
 from outbox.relay import open_relay
+from tests.integration.reconcile_steps import hasty
 from tests.integration.relay_steps import connect, differences, letters, make_primary, run, until
 
 if TYPE_CHECKING:
@@ -131,7 +133,7 @@ async def test_a_mirror_needs_none_of_a_relays_rights(
     for what, privilege in rights_of(Process.MIRROR, mappings):
         await role.grant(what, privilege)
     async with CosmosUnitOfWork(cosmos, mappings, phase.epoch) as work:
-        for id_ in ("a", "b"):
+        for id_ in ("a", "b", "c"):
             await work[Account].add(Account(id=id_))
             await work.commit()
     async with bootstrap(as_role(settings, role), process=Process.MIRROR, store=cosmos) as application:
@@ -141,6 +143,9 @@ async def test_a_mirror_needs_none_of_a_relays_rights(
             await work[Account].delete(gone)
             await work.commit()
         await application.processor.run_once()
+        await cosmos.container(ACCOUNTS).delete_item("c", "c")
+        report = await Reconcile(application.engine, cosmos, mappings, hasty(settings)).run()
+        assert sum(one.counts.removed for one in report.containers) == 1
     identities = [ACCOUNTS.identity_of(id_, id_) for id_ in ("a", "b")]
     assert await differences(engine, cosmos, ACCOUNTS, identities) == []
 

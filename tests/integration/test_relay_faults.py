@@ -12,9 +12,8 @@ import sqlalchemy as sa
 
 from core.cosmos.documents import CosmosDocuments
 from core.cosmos.failures import CosmosUnavailableError
-from core.domain.account import Account
 from core.entity import Entity
-from core.errors import ConflictError, MappingError, StoreUnavailableError
+from core.errors import ConflictError, StoreUnavailableError
 from core.mapping import EntityMapping
 from core.mappings import Mappings
 from core.phases import Phase
@@ -122,29 +121,6 @@ async def test_a_relay_stops_at_once_when_idle_and_while_it_waits_for_a_store(
         await running
 
 
-async def test_a_pass_that_does_not_end_is_given_up_after_the_grace_time(
-    settings: Settings, engine: AsyncEngine, mappings: Mappings
-) -> None:
-    class Hanging:
-        reached = asyncio.Event()
-
-        async def write(self, items: Any, **_: Any) -> Any:
-            self.reached.set()
-            await asyncio.Event().wait()
-
-    await make_primary(engine)
-    await run(engine, "INSERT INTO accounts (id) VALUES ('a')")
-    sink, stop = Hanging(), asyncio.Event()
-    running = asyncio.ensure_future(Relay(settings, mappings, engine, sink).run(stop, grace_s=0.2))
-    await sink.reached.wait()
-    stop.set()
-    async with asyncio.timeout(2):
-        await running
-    memory = MemorySink()
-    await Relay(settings, mappings, engine, memory).drain()
-    assert len(memory.history) == 1
-
-
 async def test_a_pass_older_than_half_a_tombstones_life_is_dropped_and_read_again(
     settings: Settings, engine: AsyncEngine, mappings: Mappings
 ) -> None:
@@ -167,20 +143,6 @@ async def test_a_pass_older_than_half_a_tombstones_life_is_dropped_and_read_agai
     await relay.drain()
     assert sorted(sent) == ["a", "b", "c"]
     assert {identity.id for identity, item in sink.states.items() if item.deleted} == {"c"}
-
-
-async def test_a_message_without_a_mapping_stops_the_relay_and_stays_in_the_log(
-    settings: Settings, engine: AsyncEngine, mappings: Mappings
-) -> None:
-    await make_primary(engine)
-    await run(engine, "INSERT INTO user_profiles (id) VALUES ('p')", "INSERT INTO accounts (id) VALUES ('a')")
-    few = Mappings([mappings.of(Account)])
-    sink = MemorySink()
-    with pytest.raises(MappingError, match="UserProfile"):
-        async with asyncio.timeout(10):
-            await Relay(settings, few, engine, sink).run(asyncio.Event())
-    await Relay(settings, mappings, engine, sink).drain()
-    assert len(sink.history) == 2
 
 
 async def test_a_fault_of_the_program_is_logged_and_waited_for(
@@ -266,7 +228,9 @@ async def test_a_foreign_document_in_the_way_is_kept_once_whoever_finds_it(
     [letter] = await letters(engine)
     assert letter[:4] == ("to_postgres", "rogue_write", "a", 1)
     async with engine.begin() as connection:
-        await apply_documents(connection, accounts, [rogue], await read_phase(connection), _Always(rogue))
+        await apply_documents(
+            connection, mappings, accounts.container, [rogue], await read_phase(connection), _Always(rogue)
+        )
     [again] = await letters(engine)
     assert again[:4] == ("to_postgres", "rogue_write", "a", 2)
     assert again[4] == letter[4]
@@ -282,6 +246,9 @@ class _Always:
 
     async def read(self, _: Any) -> dict[str, Any]:
         return self._document
+
+    async def reach(self, container: str, epoch: int) -> None:
+        """It is of no time at all."""
 
 
 async def test_an_epoch_that_is_opened_while_a_batch_is_loaded_drops_the_pass(

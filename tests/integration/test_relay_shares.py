@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from core.postgres.leases import LeaseLostError
 from outbox.cursor import load_groups
-from outbox.leases import LeaseLostError
 from outbox.relay import Relay
 from tests.integration.relay_steps import MemorySink, falls_silent, make_primary, run, until
 

@@ -22,6 +22,7 @@ from core.postgres.authority import (
     ReadByKey,
     Take,
     decide,
+    is_behind,
 )
 from core.postgres.held import Held, HeldRow, HeldTombstone
 from core.stamp import AFTER_ALL, Position, Stamp
@@ -91,15 +92,26 @@ def test_an_equal_state_is_taken_without_writing_its_content() -> None:
 
 
 def test_an_equal_state_seen_earlier_does_not_take_the_position_back() -> None:
-    assert judge(ours((5, 3), ts=50, lsn=4), row((5, 3)), same=True) == Ignore()
+    earlier = ours((5, 3), ts=50, lsn=4)
+    assert judge(earlier, row((5, 3)), same=True) == ReadByKey()
+    assert judge(earlier, row((5, 3)), same=True, confirmed=True) == Take()
 
 
 def test_an_equal_stamp_with_other_content_is_not_the_same_state() -> None:
     assert judge(ours((5, 3)), row((5, 3)), same=False) == Apply(Stamp(5, 4))
 
 
-def test_a_change_behind_with_equal_content_needs_no_read() -> None:
-    assert judge(foreign(ts=50, lsn=4), row((5, 3)), same=True) == Ignore()
+def test_a_change_behind_is_read_even_if_its_content_is_equal() -> None:
+    """A content may be written twice while the clock steps back: what was taken must be what is there."""
+    assert judge(foreign(ts=50, lsn=4), row((5, 3)), same=True) == ReadByKey()
+
+
+@pytest.mark.parametrize("found", [foreign(ts=99, lsn=11, etag="other"), foreign(ts=100, lsn=9, etag="other")])
+def test_a_point_read_is_behind_the_change_that_asked_for_it(found: Change) -> None:
+    asked = foreign(ts=100, lsn=10)
+    assert is_behind(found, asked, NOTHING)
+    assert not is_behind(foreign(ts=100, lsn=11, etag="other"), asked, NOTHING)
+    assert not is_behind(foreign(ts=100, lsn=9), asked, NOTHING), "the very state"
 
 
 def test_a_point_read_under_the_lock_is_applied_even_in_the_second_of_another_one() -> None:

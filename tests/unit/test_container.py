@@ -10,21 +10,11 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.unit.locked import pins
+
 _ROOT = Path(__file__).parents[2]
 _STAGES = re.split(r"^(?=FROM )", (_ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
 _PYTHON = {"python_version": "3.13", "sys_platform": "linux", "platform_python_implementation": "CPython"}
-
-
-def _pins(file: str) -> dict[str, set[str]]:
-    """Return the hashes by `name==version`."""
-    text = (_ROOT / file).read_text()
-    pins = {}
-    for block in re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)[1:]:
-        requirement = Requirement(block.split("\\")[0].split(";")[0].strip())
-        pins[f"{canonicalize_name(requirement.name)}{requirement.specifier}"] = set(
-            re.findall("sha256:[0-9a-f]+", block)
-        )
-    return pins
 
 
 def test_the_base_is_pinned_and_the_same_in_every_stage() -> None:
@@ -50,7 +40,7 @@ def test_whatever_is_copied_is_there_and_not_ignored() -> None:
 
 
 def test_what_is_installed_is_what_the_lock_names_to_the_hash() -> None:
-    locked, image = _pins("requirements.lock"), _pins(".ci/image.lock")
+    locked, image = pins("requirements.lock"), pins(".ci/image.lock")
     assert len(image) > 40
     for pin, hashes in image.items():
         assert hashes, pin
@@ -61,7 +51,7 @@ def test_what_is_installed_is_what_the_lock_names_to_the_hash() -> None:
 def test_everything_that_a_relay_needs_is_installed(group: str) -> None:
     project = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]
     wanted = project["dependencies"] if group == "dependencies" else project["optional-dependencies"][group]
-    installed = {pin.split("==")[0] for pin in _pins(".ci/image.lock")}
+    installed = {pin.split("==")[0] for pin in pins(".ci/image.lock")}
     for requirement in map(Requirement, wanted):
         if requirement.marker is None or requirement.marker.evaluate(_PYTHON):
             assert canonicalize_name(requirement.name) in installed, f"{requirement}: run `make lock`"

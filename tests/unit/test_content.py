@@ -270,3 +270,26 @@ def test_load_exact_minds_the_double_and_not_its_spelling(text: str, number: flo
     assert same_json(load_exact(text), number)
     assert content_hash({"n": load_exact(text)}) == content_hash({"n": number})
     check_content({"n": load_exact(text)})
+
+
+@given(
+    st.dictionaries(
+        texts | st.just("\0"), values | st.sampled_from(["\0", "\ud800", 2.0, -0.0, 1e22, 2**53, 2**60 + 1])
+    )
+)
+def test_what_is_sound_passes_the_check_and_is_spelled_as_rfc_8785_spells_it(content: Document) -> None:
+    content.pop("id", None)
+    try:
+        canonical, is_sound = content_module.spelled(content)
+    except DocumentRefusedError:
+        return
+    if is_sound:
+        content_module.check_values(content)
+        assert canonical == rfc8785.dumps(content)
+
+
+@pytest.mark.parametrize("text", ["\0", "\\\0", "a\0b"])
+def test_a_nul_character_is_never_sound(text: str) -> None:
+    assert not content_module.spelled({"a": text}).is_sound
+    assert not content_module.spelled({text: 1}).is_sound
+    assert content_module.spelled({"a": text.replace("\0", "0"), "b": 1.0}).is_sound

@@ -130,8 +130,9 @@ def test_mappings_are_found_by_name_model_and_container_and_come_in_the_order_of
     assert [mapping.name for mapping in mappings] == ["Account", "GameSession", "PendingSignup", "UserProfile"]
     assert len(mappings) == 4
     for mapping in MAPPINGS:
-        assert mappings.named(mapping.name) is mappings.of(mapping.model) is mappings.of_container(mapping.container)
-    for ask in (lambda: mappings.named("X"), lambda: mappings.of(Order), lambda: mappings.of_container("X")):
+        assert mappings.named(mapping.name) is mappings.of(mapping.model)
+        assert mappings.in_container(mapping.container) == (mapping,)
+    for ask in (lambda: mappings.named("X"), lambda: mappings.of(Order), lambda: mappings.in_container("X")):
         with pytest.raises(MappingError):
             ask()
 

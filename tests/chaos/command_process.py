@@ -1,4 +1,4 @@
-"""Relays as processes of their own, each the command `crossfeed relay`: for each line on stdin one is forked.
+"""Processes of a command, such as `crossfeed relay`, each of its own: for each line on stdin one is forked.
 
 Its pid is printed. Everything is imported once, before the first fork, so that a test that kills many does not wait for
 imports.
@@ -11,19 +11,18 @@ import signal
 import sys
 import traceback
 
-import outbox.relay  # noqa: F401 - what a relay loads
 from core.errors import CrossfeedError
 from core.settings import Settings
-from functions import bootstrap  # noqa: F401 - what a relay loads
+from functions import bootstrap  # noqa: F401 - what they load
 from functions.cli import processes
 
 
-def relay() -> int:
-    """Run the command; return its exit code."""
+def run(command: str) -> int:
+    """Run a command; return its exit code."""
     try:
-        processes.relay()
+        getattr(processes, command)()
     except CrossfeedError as error:
-        print(f"a relay ended: {error}", file=sys.stderr)
+        print(f"a {command} ended: {error}", file=sys.stderr)
         return 1
     except BaseException:  # noqa: BLE001 - it goes to the log, where the test looks for it
         traceback.print_exc()
@@ -38,7 +37,7 @@ def main() -> None:
         pid = os.fork()
         if pid == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            code = relay()
+            code = run(sys.argv[1])
             sys.stderr.flush()
             os._exit(code)
         print(pid, flush=True)

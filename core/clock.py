@@ -1,4 +1,4 @@
-"""Seconds that also pass while the machine is suspended, so that a relay knows how long it was away."""
+"""Seconds that also pass while the machine is suspended, so that a process knows how long it was away."""
 
 from __future__ import annotations
 

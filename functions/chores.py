@@ -1,0 +1,109 @@
+"""What the timers of the Functions app do, each in a bounded time, and safe to be killed at any line."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from changefeed.consumers import Consumers
+from changefeed.mirror import Mirror
+from changefeed.progress import record_canaries
+from changefeed.reconcile import Reconcile
+from changefeed.retention import CANARY_TTL_S, purge
+from core.cosmos.canaries import write_canaries
+from core.cosmos.documents import CosmosDocuments
+from core.errors import CrossfeedError
+from core.postgres.mirror_parking import MirrorPatience
+from functions.trigger_batches import phase_of
+
+if TYPE_CHECKING:
+    from functions.runtime import Runtime
+
+log = structlog.get_logger()
+
+BUDGET_S: Final = 120.0
+"""How long a timer works before it leaves the rest to the next time, in seconds."""
+
+Chore = Callable[["Runtime"], Awaitable[None]]
+
+
+async def write_all_canaries(runtime: Runtime) -> None:
+    """Write the canaries of every mapped container, and record them: they must come out of the triggers.
+
+    Raises:
+        CrossfeedError: a store did not take those of a container; those of the others are written.
+
+    """
+    async with runtime.application() as application:
+        phase = await phase_of(application)
+        failed: list[CrossfeedError] = []
+        for container in application.mappings.containers:
+            mapping = application.mappings.in_container(container)[0]
+            try:
+                written = await write_canaries(application.store, mapping, phase.epoch, CANARY_TTL_S)
+                await record_canaries(
+                    application.engine, container, [(mark.id, mark.etag) for mark in written.values()]
+                )
+            except CrossfeedError as error:
+                log.warning("canary.not_written", container=container, reason=str(error))
+                failed.append(error)
+        if failed:
+            raise failed[0]
+
+
+async def retry_parked(runtime: Runtime) -> None:
+    """Try again what is parked and due, documents and events.
+
+    Raises:
+        CrossfeedError: a store did not answer; what is parked stays so.
+
+    """
+    until = time.monotonic() + BUDGET_S
+    async with runtime.application() as application:
+        reader = CosmosDocuments(application.store, application.mappings)
+        mirror = Mirror(application.engine, reader, application.mappings, MirrorPatience.of(application.settings))
+        phase = await phase_of(application)
+        while await mirror.retry_parked(phase) and time.monotonic() < until:
+            phase = await phase_of(application)
+        handlers = application.settings.load_consumers()
+        if handlers is not None:
+            consumers = Consumers(application.engine, handlers, application.settings)
+            begun = await consumers.begin()
+            while await consumers.idle(begun) and time.monotonic() < until:
+                pass
+
+
+async def reconcile(runtime: Runtime) -> None:
+    """Look for documents that foreign writers deleted, where the last time has left off.
+
+    Raises:
+        CrossfeedError: a store did not answer; the next time goes on from there.
+
+    """
+    async with runtime.application() as application:
+        pass_ = Reconcile(application.engine, application.store, application.mappings, application.settings)
+        moved = await pass_.step(BUDGET_S)
+        log.info("reconcile.stepped", more=moved)
+
+
+async def retain(runtime: Runtime) -> None:
+    """Purge what only the mirror leaves.
+
+    Raises:
+        CrossfeedError: Postgres did not answer.
+
+    """
+    async with runtime.application() as application:
+        await purge(application.engine, application.settings)
+
+
+CHORES: Final[dict[str, Chore]] = {
+    "canary": write_all_canaries,
+    "parked": retry_parked,
+    "reconcile": reconcile,
+    "retention": retain,
+}
+"""By the name of the timer, which is also that of its schedule: CROSSFEED_CANARY_SCHEDULE."""
