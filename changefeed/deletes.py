@@ -16,7 +16,7 @@ from changefeed.ports import Feed
 from core.cosmos.documents import CosmosDocuments
 from core.cosmos.feed_all_versions import all_version_pages, deleted_documents, offers_all_versions
 from core.cosmos.patience import patiently_read
-from core.errors import DocumentRefusedError, StoreUnavailableError
+from core.errors import AlreadyExistsError, DocumentRefusedError, StoreUnavailableError
 from core.postgres.absence import Missed, Settled, sees_less, settle_missed
 from core.postgres.failures import translated
 from core.postgres.phases import read_phase
@@ -121,12 +121,31 @@ class ObservedDeletes:
 
         """
         missed = await self._missed(container, deleted_documents(items))
+        try:
+            await self._settle(container, missed, begun, acknowledge)
+        except (DocumentRefusedError, AlreadyExistsError):
+            for one in missed:
+                await self._settle_alone(container, one, begun)
+            await self._settle(container, [], begun, acknowledge)
+
+    async def _settle(
+        self, container: str, missed: Sequence[Missed], begun: PhaseRow, acknowledge: Acknowledge | None
+    ) -> None:
         with translated(f"applying {len(missed)} deletes in {container!r}"):
             async with self._engine.begin() as connection:
                 settled = await settle_missed(connection, self._mappings, missed, begun, self._clock())
                 if acknowledge is not None:
                     await acknowledge(connection)
         self._total.add(settled)
+
+    async def _settle_alone(self, container: str, missed: Missed, begun: PhaseRow) -> None:
+        """Apply one delete; a row that the application's own constraints hold stays until the reconcile comes by."""
+        try:
+            await self._settle(container, [missed], begun, None)
+        except (DocumentRefusedError, AlreadyExistsError) as error:
+            identity = missed.identity
+            log.warning("mirror.delete_kept", entity=identity.entity, document_id=identity.id, reason=str(error))
+            self._total.kept += 1
 
     async def idle(self, begun: PhaseRow) -> bool:
         """See Applier."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from core.cosmos.documents import Looked, look
 from core.cosmos.failures import DRIVER_ERRORS, read_error
 from core.errors import DocumentRefusedError, StoreUnavailableError
+from core.identity import is_readable_id
 from core.postgres.mirrored_judging import STALE_READ_S
 
 if TYPE_CHECKING:
@@ -100,10 +101,12 @@ class FreshContainer:
         self._clock = clock
 
     def key_of(self, document: Document) -> list[KeyPart] | None:
-        """Return id and partition key; None: it has none that a document of this container could have."""
+        """Return id and partition key; None: it has none that can be read, and becomes a dead letter as it is."""
         id_ = document.get("id")
+        if not isinstance(id_, str) or not is_readable_id(id_):
+            return None
         try:
-            return [id_, *(path.key_part(document) for path in self._paths)] if isinstance(id_, str) else None
+            return [id_, *(path.key_part(document) for path in self._paths)]
         except DocumentRefusedError:
             return None
 

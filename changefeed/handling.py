@@ -10,20 +10,23 @@ handler that takes longer than CROSSFEED_CONSUMER_TIMEOUT_S.
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 import psycopg
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError, InvalidRequestError
 from sqlalchemy.exc import TimeoutError as PoolExhaustedError
 
 from core.errors import ConcurrencyError, OutcomeUnknownError, PrimaryMovedError, TransientError
 from core.postgres.failures import FENCED, describe, driver_error
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
+    from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from changefeed.inbox import Arrival, Key
@@ -93,15 +96,18 @@ async def call(  # noqa: PLR0913, PLR0917 - the facts of a call
     savepoint = await connection.begin_nested()
     limit = asyncio.timeout(limit_s)
     try:
-        async with limit:
-            await handler.handle(arrival.envelope, attempt, connection)
+        with _uncommitted(connection):
+            async with limit:
+                await handler.handle(arrival.envelope, attempt, connection)
         _check(connection, arrival)
         if constraints is Constraints.CHECKED:
             await connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
             await connection.exec_driver_sql("SET CONSTRAINTS ALL DEFERRED")
     except SpoiledTransactionError:
         raise
-    except Exception as error:
+    except (Exception, asyncio.CancelledError, SystemExit) as error:
+        if _is_cancelled(error):
+            raise
         if limit.expired():
             raise SpoiledTransactionError(arrival.key, f"the handler took longer than {limit_s:g} s") from error
         _check(connection, arrival)
@@ -109,6 +115,28 @@ async def call(  # noqa: PLR0913, PLR0917 - the facts of a call
         return _failure_of(error)
     await _end(savepoint.commit, connection, arrival)
     return None
+
+
+def _is_cancelled(error: BaseException) -> bool:
+    """Whether somebody has cancelled this task; otherwise it was something of the handler's own that was."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+
+
+@contextmanager
+def _uncommitted(connection: AsyncConnection) -> Iterator[None]:
+    """Keep a handler from committing: what others did would be committed without a note of it, and done again."""
+    target = connection.sync_connection
+    event.listen(target, "commit", _refuse)
+    try:
+        yield
+    finally:
+        event.remove(target, "commit", _refuse)
+
+
+def _refuse(connection: Connection) -> None:
+    connection.connection.rollback()  # SQLAlchemy takes it for ended, whether it could be committed or not
+    raise InvalidRequestError(ENDED)
 
 
 async def _end(how: Callable[[], Awaitable[None]], connection: AsyncConnection, arrival: Arrival) -> None:
@@ -129,14 +157,14 @@ def _check(connection: AsyncConnection, arrival: Arrival) -> None:
         raise SpoiledTransactionError(arrival.key, ENDED)
 
 
-def _failure_of(error: Exception) -> Failure:
+def _failure_of(error: BaseException) -> Failure:
     cause = driver_error(error)
     said = describe(cause) if cause is not None else str(error)
     name = type(error).__name__
     return Failure(f"{name}: {said}"[:_MOST], name, counts=not passes(error))
 
 
-def passes(error: Exception) -> bool:
+def passes(error: BaseException) -> bool:
     """Whether what failed may work later without anybody doing anything about the event."""
     cause = driver_error(error)
     if cause is None:

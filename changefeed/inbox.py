@@ -36,6 +36,8 @@ Key = tuple[str, str, str]
 Chain = tuple[str, str]
 
 _MAX_SEQUENCE = 2**63 - 1
+_MAX_DIGITS = 100
+"""Of a place in the log; whoever wrote more is none of ours, and `int` refuses what is very long."""
 PURGED_AT_ONCE = 10_000
 """How many rows one purge takes."""
 
@@ -65,7 +67,9 @@ class Arrival:
     def of(cls, document: Document, handler: str) -> Self:
         """Read what a handler's inbox needs of a document, whatever is in it."""
         subject, sequence = document.get("subject"), document.get("sequence")
-        place = int(sequence) if isinstance(sequence, str) and sequence.isdecimal() else 0
+        place = 0
+        if isinstance(sequence, str) and sequence.isdecimal() and len(sequence) <= _MAX_DIGITS:
+            place = int(sequence)
         return cls(
             handler,
             storable(subject) if isinstance(subject, str) else "",

@@ -19,7 +19,7 @@ from changefeed.inbox import Arrival, columns, lock_subjects, same_chain
 from core.events import aggregate_of
 from core.postgres.backoff import BACKOFF, DUE
 from core.postgres.dead_letter_search import as_seen
-from core.postgres.dead_letters import EVENT, Direction, identity_columns, storable
+from core.postgres.dead_letters import EVENT, Direction, identity_columns, json_text, storable
 from core.postgres.engine import fetch
 from core.postgres.names import KEY_DIGEST
 
@@ -178,7 +178,7 @@ async def park(connection: AsyncConnection, waiting: Sequence[Waiting], patience
         arrivals = [item.arrival for item in waiting]
         parameters = {
             **columns(arrivals),
-            "events": [json.dumps(arrival.envelope) for arrival in arrivals],
+            "events": [json_text(arrival.envelope) for arrival in arrivals],
             "reasons": [storable(item.reason) for item in waiting],
             "attempts": [item.attempts for item in waiting],
             "first_s": patience.first_s,
@@ -233,7 +233,7 @@ async def bury(connection: AsyncConnection, dead: Sequence[Dead]) -> None:
             **identity_columns(aggregate_of(arrival.subject) for arrival in arrivals),
             "references": [f"{arrival.handler}:{arrival.event_id}" for arrival in arrivals],
             "reasons": [storable(item.reason) for item in dead],
-            "events": [json.dumps(arrival.envelope) for arrival in arrivals],
+            "events": [json_text(arrival.envelope) for arrival in arrivals],
             "attempts": [item.attempts for item in dead],
             "first_at": [item.first_at for item in dead],
             "places": [item.place for item in dead],

@@ -15,7 +15,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
-from sqlalchemy.exc import TimeoutError as PoolExhaustedError
 
 from changefeed.feed_leases import FeedLease, FeedLeases
 from changefeed.follower import Follower, Passed
@@ -25,7 +24,6 @@ from changefeed.pressure import Pressure
 from changefeed.ranges import add_ranges
 from changefeed.retrying import EXPECTED, repeated, tell
 from changefeed.stats import ProcessorStats
-from core.errors import TransientError
 from core.postgres.engine import ending_silence
 from core.postgres.mirror_parking import MirrorPatience
 from core.waiting import pause
@@ -200,16 +198,20 @@ class Processor:
         )
 
     def _adjust(self) -> None:
-        """Follow what was taken, drop what was lost, and let go of what is too much after its page at hand."""
+        """Follow what was taken, drop what is lost or over, and let go of what is too much after its page at hand."""
         held = {(lease.key, lease.token): lease for lease in self.leases.held}
-        for key in [key for key in self._following if key not in held]:
-            task = self._following.pop(key).task
-            if task is not None:
-                task.cancel()
+        for key, following in list(self._following.items()):
+            task = following.task
+            if key not in held or task is None or task.done():
+                del self._following[key]
+                following.stop.set()  # also for what lets a cancellation pass over it
+                if task is not None:
+                    task.cancel()
         for key, lease in held.items():
             if key not in self._following:
                 following = self._following[key] = _Following(self._follower(lease), lease)
                 following.task = asyncio.ensure_future(self._follow(following))
+                following.task.add_done_callback(lambda _: self.leases.changed.set())
         for lease in self.leases.surplus:
             self._following[lease.key, lease.token].stop.set()
 
@@ -237,7 +239,7 @@ class Processor:
         try:
             await self.leases.release([lease])
             await self.leases.renew_if_due()
-        except (TransientError, PoolExhaustedError) as error:
+        except EXPECTED as error:  # held again after the next heartbeat, and followed again
             tell(error, f"releasing {lease.feed} {lease.range.key}", 1)
 
     async def _finish(self, beside: list[asyncio.Future[Any]]) -> None:
@@ -258,7 +260,7 @@ class Processor:
         try:
             async with asyncio.timeout(GRACE_S):
                 await self.leases.hand_over()
-        except (TransientError, PoolExhaustedError, TimeoutError) as error:
+        except (*EXPECTED, TimeoutError) as error:
             tell(error, "handing the feed ranges over", 1)
 
     async def _idle(self, applier: Applier, stop: asyncio.Event) -> None:

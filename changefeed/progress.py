@@ -31,7 +31,7 @@ class Delivery:
         batch: a name of the batch that its redelivery has as well.
         documents: how many there are.
         newest_ts: the newest `_ts`, whole seconds since 1970.
-        canaries: the `_etag` of every canary in it, by its id.
+        canaries: `_etag` and `_ts` of every canary in it, by its id.
 
     """
 
@@ -40,7 +40,7 @@ class Delivery:
     batch: str
     documents: int
     newest_ts: int
-    canaries: Mapping[str, str]
+    canaries: Mapping[str, tuple[str, int]]
 
     async def acknowledge(self, connection: AsyncConnection) -> None:
         """Record the batch as done, in its own transaction."""
@@ -54,7 +54,8 @@ class Delivery:
         await connection.exec_driver_sql(_FORGET_FAILURE, parameters)
         await connection.exec_driver_sql(_PROGRESS, parameters)
         if self.canaries:
-            seen = {"ids": list(self.canaries), "seen": list(self.canaries.values()), "container": self.container}
+            etags, ts = map(list, zip(*self.canaries.values(), strict=True))
+            seen = {"ids": list(self.canaries), "seen": etags, "ts": ts, "container": self.container}
             await connection.exec_driver_sql(_SEEN, seen)
 
 
@@ -110,12 +111,17 @@ _PROGRESS = """
         at = clock_timestamp()
 """
 # In the order of their ids, as all who lock several of them. A canary may be seen before it is recorded as written. By
-# its etag, because the clock of Cosmos DB counts whole seconds, and may step back.
+# its etag, because the clock of Cosmos DB counts whole seconds, and may step back. One that was written again meanwhile
+# proves that what is still unseen is younger: a feed that is always a minute late is no feed that stands still.
 _SEEN = """
     INSERT INTO crossfeed.canary AS c (container, id, seen_etag)
     SELECT %(container)s, id, etag FROM unnest(%(ids)s::text[], %(seen)s::text[]) AS seen(id, etag) ORDER BY id
     ON CONFLICT (container, id) DO UPDATE SET seen_etag = excluded.seen_etag,
-        unseen_since = CASE WHEN excluded.seen_etag IS DISTINCT FROM c.written_etag THEN c.unseen_since END
+        unseen_since = CASE WHEN excluded.seen_etag IS DISTINCT FROM c.written_etag THEN greatest(c.unseen_since, (
+            SELECT least(to_timestamp(ts), clock_timestamp())
+            FROM unnest(%(ids)s::text[], %(ts)s::bigint[]) AS written(id, ts)
+            WHERE written.id = c.id AND c.unseen_since IS NOT NULL
+        )) END
 """
 _WRITTEN = """
     INSERT INTO crossfeed.canary AS c (container, id, written_etag, unseen_since)

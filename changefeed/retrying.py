@@ -7,6 +7,7 @@ at every attempt.
 
 from __future__ import annotations
 
+import asyncio
 import traceback
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -20,7 +21,6 @@ from core.postgres.leases import LeaseLostError
 from core.waiting import pause
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Awaitable, Callable
 
 log = structlog.get_logger()
@@ -34,6 +34,10 @@ LEASE_PAUSE_S = 1.0
 """The longest pause of a range whose lease is in doubt, in seconds."""
 
 _backoff = wait_random_exponential(multiplier=0.05, max=10.0)
+
+
+class UnaskedCancellationError(Exception):
+    """Something below was cancelled, such as a future of a library's, and nobody has cancelled this task."""
 
 
 async def repeated(
@@ -61,7 +65,13 @@ async def repeated(
     )
 
     async def once() -> T:  # of what is no coroutine function, such as a partial, tenacity awaits nothing
-        return await attempt()
+        try:
+            return await attempt()
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise UnaskedCancellationError from error
 
     try:
         return await retrying(once)

@@ -75,12 +75,12 @@ class HostDates:
     def __init__(self) -> None:
         self.spelling = Spelling.UNKNOWN
 
-    def observe(self, documents: Iterable[Document]) -> dict[str, str]:
-        """Look at the canaries of a batch; return the `_etag` of each by its id."""
-        seen: dict[str, str] = {}
+    def observe(self, documents: Iterable[Document]) -> dict[str, tuple[str, int]]:
+        """Look at the canaries of a batch; return `_etag` and `_ts` of each by its id."""
+        seen: dict[str, tuple[str, int]] = {}
         for document in documents:
             if is_canary(document):
-                seen[str(document["id"])] = str(document.get("_etag", ""))
+                seen[str(document["id"])] = str(document.get("_etag", "")), int(document.get("_ts", 0))
                 self._learn(Spelling.UNALTERED if is_unaltered(document) else Spelling.REWRITTEN)
         return seen
 

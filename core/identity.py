@@ -30,6 +30,7 @@ MAX_PARTITION_KEY_BYTES = 2048
 _MAX_EXACT = 2**53
 _QUOTES_OF_TEXT = 2
 _FORBIDDEN_IN_ID = frozenset("/\\?#\t\r\n")
+_STEPS = frozenset({"", ".", ".."})
 
 
 class Identity(NamedTuple):
@@ -74,6 +75,20 @@ class Identity(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.entity} {self.partition_key} {self.id!r}"
+
+
+def is_readable_id(id_: str) -> bool:
+    """Whether a document with this id can be read by its key: to HTTP a slash and dots are steps of the path.
+
+    Not every client refuses to write one that cannot.
+    """
+    if id_.isascii():
+        return "/" not in id_ and id_ not in _STEPS
+    try:
+        id_.encode()
+    except UnicodeEncodeError:
+        return False
+    return "/" not in id_
 
 
 def key_text(parts: Sequence[KeyPart]) -> str:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 AT_MOST = 1000
 """Letters that one list shows unless it is told."""
+_MAX_NUMBER = 2**63 - 1
+_MAX_AGE = timedelta(days=1000 * 365)
+"""Postgres' calendar has a beginning."""
 
 
 class Letters(BaseModel):
@@ -26,14 +29,14 @@ class Letters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    numbers: list[int] | None = None
+    numbers: list[Annotated[int, Field(le=_MAX_NUMBER)]] | None = None
     direction: Direction | None = None
     kind: str | None = None
     entity: str | None = None
     id: str | None = None
     reason: str | None = None
-    since: AwareDatetime | timedelta | None = None
-    limit: Annotated[int | None, Field(ge=1)] = None
+    since: AwareDatetime | Annotated[timedelta, Field(ge=timedelta(0), le=_MAX_AGE)] | None = None
+    limit: Annotated[int | None, Field(ge=1, le=_MAX_NUMBER)] = None
 
     @property
     def selection(self) -> Selection:

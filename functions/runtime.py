@@ -18,6 +18,7 @@ import structlog
 from sqlalchemy import QueuePool
 
 from changefeed.rewritten import HostDates
+from core.errors import StoreUnavailableError
 from core.postgres.engine import ending_silence
 from core.postgres.failures import translated
 from core.postgres.rights import Process
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+OPEN_S: Final = 45.0
+"""How long an invocation waits for the connections, in seconds, behind others who wait for them as well."""
 CHECK_TIMEOUT_S: Final = 5.0
 """How long the stores may take to answer before connections that failed are thrown away."""
 SILENCE_S: Final = 60.0
@@ -85,9 +88,13 @@ class Runtime:
 
         """
         here = self._here()
-        async with here.lock:
-            opened = await self._usable(here)
-            opened.users += 1
+        try:
+            async with asyncio.timeout(OPEN_S), here.lock:
+                opened = await self._usable(here)
+                opened.users += 1
+        except TimeoutError as error:
+            msg = f"the stores could not be opened in {OPEN_S:.0f} seconds"
+            raise StoreUnavailableError(msg) from error
         try:
             yield opened.application
         except BaseException:
@@ -106,6 +113,11 @@ class Runtime:
             await _retire(here)
 
     def _here(self) -> _Loop:
+        # What is open in a loop refers to it, so that it would never be let go.
+        for reference in self._loops.keyrefs():
+            loop = reference()
+            if loop is not None and loop.is_closed():
+                self._loops.pop(loop, None)
         return self._loops.setdefault(asyncio.get_running_loop(), _Loop(asyncio.Lock()))
 
     async def _usable(self, here: _Loop) -> _Opened:

@@ -53,6 +53,8 @@ BATCH_S: Final = 480.0
 """How long a batch may take, in seconds: less than `functionTimeout` of host.json, when the host kills the worker."""
 RECORD_S: Final = 5.0
 """How long it may take to record that a batch failed, in seconds."""
+_MAX_DIGITS: Final = 400
+"""Of an integer that a double could hold; one with more is infinite, and its document a dead letter."""
 
 
 class BatchFailedError(Exception):
@@ -74,10 +76,8 @@ async def take(runtime: Runtime, trigger: Trigger, payload: str, attempt: int) -
 
     """
     try:
-        items = items_of(payload)
-        if items:
-            async with runtime.application() as application:
-                await _recorded(runtime, application, trigger, items)
+        async with runtime.application() as application:
+            await _recorded(runtime, application, trigger, payload)
     except CrossfeedError as error:
         log.warning("trigger.repeats", **_facts(trigger, attempt, error), reason=str(error))
         raise
@@ -95,47 +95,68 @@ def items_of(payload: str) -> list[Document]:
         ValueError: it is no JSON array of objects.
 
     """
-    items = json.loads(payload)
+    try:
+        items = json.loads(payload)
+    except ValueError:  # slower, and for one document in a world: `int` refuses to read thousands of digits
+        items = json.loads(payload, parse_int=_number)
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         msg = "the payload is no array of objects"
         raise ValueError(msg)
     return items
 
 
+def _number(digits: str) -> int | float:
+    return int(digits) if len(digits) <= _MAX_DIGITS else float(digits)
+
+
 def _facts(trigger: Trigger, attempt: int, error: BaseException) -> dict[str, Any]:
     return {"function": trigger.function, "attempt": attempt, "error": type(error).__name__}
 
 
-async def _recorded(runtime: Runtime, application: Application, trigger: Trigger, items: Sequence[Document]) -> None:
+async def _recorded(runtime: Runtime, application: Application, trigger: Trigger, payload: str) -> None:
     """Apply what was handed over; a failure is recorded for the health of the trigger, if that can be."""
-    # Nobody says which mode the trigger has: the items do.
-    has_deletes = all(map(is_all_versions, items))
-    documents = current_documents(items) if has_deletes else items
-    delivery = Delivery(
-        trigger.function,
-        trigger.container,
-        batch=hashlib.blake2b(json.dumps(items[0]).encode(), digest_size=16).hexdigest(),
-        documents=len(items),
-        newest_ts=max((int(document.get("_ts", 0)) for document in documents), default=0),
-        canaries=runtime.dates.observe(documents),
-    )
-    began = time.monotonic()
+    began, batch, count = time.monotonic(), _name_of(payload), 0
     try:
         async with asyncio.timeout(BATCH_S):
-            await _Batch(runtime, application, trigger, delivery).apply(documents, items if has_deletes else ())
+            items = items_of(payload)
+            if items:
+                batch, count = _name_of(json.dumps(items[0])), len(items)
+                await _apply(runtime, application, trigger, items, batch)
     except Exception as error:
         try:
             async with asyncio.timeout(RECORD_S):
-                await record_failure(application.engine, trigger.function, delivery.batch, type(error).__name__)
+                await record_failure(application.engine, trigger.function, batch, type(error).__name__)
         except (CrossfeedError, TimeoutError):
             log.warning("trigger.failure_not_recorded", function=trigger.function)
         raise
     log.info(
         "trigger.applied",
         function=trigger.function,
-        documents=delivery.documents,
+        documents=count,
         took_ms=round((time.monotonic() - began) * 1000),
     )
+
+
+def _name_of(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+async def _apply(
+    runtime: Runtime, application: Application, trigger: Trigger, items: Sequence[Document], batch: str
+) -> None:
+    # Nobody says which mode the trigger has: the items do.
+    has_deletes = all(map(is_all_versions, items))
+    documents = current_documents(items) if has_deletes else items
+    delivery = Delivery(
+        trigger.function,
+        trigger.container,
+        batch,
+        documents=len(items),
+        newest_ts=max((int(document.get("_ts", 0)) for document in documents), default=0),
+        # The feed of deletes has canaries, too, and they say nothing about the other.
+        canaries=runtime.dates.observe(documents) if trigger.feeds is Feeds.MIRROR else {},
+    )
+    await _Batch(runtime, application, trigger, delivery).apply(documents, items if has_deletes else ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +209,8 @@ class _Batch:
         begun = await consumers.begin()
         found = await self._as_written(shown, (application.store.own.events.path,))
         # An event never changes: one whose document has expired by now is handled as it was shown.
-        by_id = {(str(document.get("subject")), document["id"]): document for document in found}
-        documents = [by_id.get((str(document.get("subject")), document["id"]), document) for document in shown]
+        by_id = {(str(document.get("subject")), str(document.get("id"))): document for document in found}
+        documents = [by_id.get((str(item.get("subject")), str(item.get("id"))), item) for item in shown]
         await consumers.apply(self.trigger.container, documents, begun, self.delivery.acknowledge)
 
     async def _as_written(self, shown: Sequence[Document], paths: Sequence[str]) -> list[Document]:

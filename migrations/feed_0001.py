@@ -34,7 +34,8 @@ FEED_TABLES = (
 FEED_FUNCTIONS = (
     # -- A processor's whole heartbeat, as crossfeed.keep_leases is a relay's: nobody can be stopped inside it, nothing
     # -- waits, and a range whose row is locked is taken later. A range counts for as much as one divided by those that
-    # -- may read it, and what the fewest may read is taken first: so none is left over when processors differ. Who is
+    # -- may read it, and what the fewest may read is taken first: so none is left over when processors differ. Who has
+    # -- enough takes such a one in exchange for one that more may read, which is a surplus then. Who is
     # -- leaving reads nothing any more and counts for nobody, but keeps what it has until it lets go.
     """
     CREATE FUNCTION crossfeed.keep_feed_leases(
@@ -47,6 +48,7 @@ FEED_FUNCTIONS = (
         alive int;
         fair int;
         missing int;
+        most numeric;
     BEGIN
         PERFORM pg_advisory_xact_lock(hashtextextended('crossfeed.keep_feed_leases', 0));
         DELETE FROM crossfeed.feed_processor p
@@ -56,8 +58,14 @@ FEED_FUNCTIONS = (
             ON CONFLICT (processor) DO UPDATE SET expires_at = excluded.expires_at, feeds = excluded.feeds;
         SELECT count(*) INTO alive FROM crossfeed.feed_processor p WHERE p.feeds <> '{}';
         SELECT coalesce(ceil(round(sum(1 / r.readers), 6)), 0), coalesce(ceil(round(sum(1 / r.readers), 6)), 0)
-                - count(*) FILTER (WHERE r.owner = me)
-            INTO fair, missing FROM crossfeed.feed_readers(my_feeds) r;
+                - count(*) FILTER (WHERE r.owner = me), max(r.readers) FILTER (WHERE r.owner = me)
+            INTO fair, missing, most FROM crossfeed.feed_readers(my_feeds) r;
+        IF missing = 0 AND EXISTS (
+            SELECT FROM crossfeed.feed_readers(my_feeds) r WHERE r.readers < most
+                AND NOT EXISTS (SELECT FROM crossfeed.feed_processor p WHERE p.processor = r.owner))
+        THEN
+            missing := 1;
+        END IF;
         IF missing > 0 AND NOT is_leaving THEN
             UPDATE crossfeed.feed_range r SET owner = me, token = nextval('crossfeed.feed_token')
             WHERE (r.feed, r.lower_bound, r.upper_bound) IN (

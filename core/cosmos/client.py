@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 
 from azure.core.pipeline.transport import AioHttpTransport
 from azure.cosmos.aio import CosmosClient
-from azure.identity.aio import DefaultAzureCredential
 
 from core.cosmos.containers import OwnContainers, create_containers, problems_of, problems_of_own
 from core.cosmos.failures import DRIVER_ERRORS, NOT_FOUND, CosmosUnavailableError, read_error
@@ -210,6 +209,8 @@ async def open_cosmos(settings: Settings) -> AsyncIterator[CosmosStore]:
         if settings.cosmos_key is not None:
             credential = _checked_key(settings.cosmos_key.get_secret_value())
         else:
+            from azure.identity.aio import DefaultAzureCredential  # noqa: PLC0415 - costs 0.3 s, needed only with Entra
+
             credential = await stack.enter_async_context(DefaultAzureCredential())
         transport = await _open_transport(stack, use_env_settings=settings.cosmos_use_proxy_settings)
         client = CosmosClient(

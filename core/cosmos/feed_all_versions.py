@@ -108,7 +108,7 @@ def current_documents(items: Iterable[Mapping[str, Any]]) -> list[Document]:
     return [
         {**item["current"], "_lsn": int(item["metadata"]["lsn"])}
         for item in items
-        if item.get("current") and item["metadata"]["operationType"] != "delete"
+        if item.get("current") and not _is_delete(item)
     ]
 
 
@@ -117,8 +117,13 @@ def deleted_documents(items: Iterable[Mapping[str, Any]]) -> list[Deleted]:
     return [
         _deleted(item["metadata"], item.get("previous") or {})
         for item in items
-        if item["metadata"]["operationType"] == "delete" and not is_deleted(item.get("previous") or {})
+        if _is_delete(item) and not is_deleted(item.get("previous") or {})
     ]
+
+
+def _is_delete(item: Mapping[str, Any]) -> bool:
+    # Hosts do not agree on how to spell it; what is gone has no current state. A read by key has the last word anyway.
+    return str(item["metadata"]["operationType"]).lower() == "delete" or not item.get("current")
 
 
 def _deleted(metadata: Mapping[str, Any], previous: Document) -> Deleted:

@@ -45,8 +45,8 @@ class DeadLetter:
     document: Document | None = None
 
 
-# A letter for the same reason again is the same content again: the caller need not heal it twice. A refused state that is
-# older than the letter's, redelivered, changes nothing: what is between the two would settle the letter of the newer.
+# A letter for the same reason again is the same content again: the caller need not heal it twice. A refused state older
+# than the letter's, redelivered, changes nothing: what is between the two would settle the letter of the newer.
 _RECORD = f"""
     WITH known AS (
         SELECT reason FROM crossfeed.dead_letter
@@ -95,8 +95,7 @@ async def record(connection: AsyncConnection, letter: DeadLetter) -> bool:
         "partition_key": storable(identity.partition_key),
         "id": storable(identity.id),
         "reason": storable(letter.reason),
-        # Escapes only: what is dead may hold what no text column takes.
-        "document": json.dumps(letter.document) if letter.document is not None else None,
+        "document": json_text(letter.document) if letter.document is not None else None,
         "ts": position.ts if position is not None else None,
         "lsn": position.lsn if position is not None else None,
     }
@@ -117,6 +116,14 @@ def identity_columns(identities: Iterable[Identity]) -> dict[str, str]:
         "keys": text_array(identity.partition_key for identity in known),
         "ids": text_array(identity.id for identity in known),
     }
+
+
+def json_text(document: Document) -> str:
+    """Spell what is put aside for a JSON column: escapes alone, and what is no JSON number (NaN, 1e999) as a text."""
+    try:
+        return json.dumps(document, allow_nan=False)
+    except ValueError:
+        return json.dumps(json.loads(json.dumps(document), parse_constant=str))
 
 
 def storable(text: str) -> str:

@@ -15,7 +15,7 @@ import structlog
 
 from core.envelope import is_internal
 from core.errors import DocumentRefusedError, PrimaryMovedError
-from core.identity import Identity
+from core.identity import Identity, is_readable_id
 from core.postgres.authority import Change
 from core.postgres.departures import with_departures
 from core.postgres.engine import fetch
@@ -181,5 +181,8 @@ def _storable_identity(mapping: EntityMapping[Any], document: Document) -> Ident
     identity = mapping.identity(document)
     if not identity.can_be_stored:
         msg = "the key holds a NUL character or half of a surrogate pair, which Postgres cannot store"
+        raise DocumentRefusedError(msg)
+    if not is_readable_id(identity.id):
+        msg = "the id is empty, dots or holds '/': nobody can read such a document by its key, nor write it"
         raise DocumentRefusedError(msg)
     return identity

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # An index on an expression does not list the columns in it, but depends on them.
 _COLUMNS = """
     SELECT a.attname::text, a.attnotnull, t.typcategory::text, t.typname::text,
-        CASE t.typtype WHEN 'd' THEN t.typtypmod ELSE a.atttypmod END - 4 FROM pg_attribute a
+        format_type(a.atttypid, a.atttypmod) FROM pg_attribute a
     JOIN pg_type t ON t.oid = a.atttypid
     WHERE a.attrelid = %(table)s::regclass AND a.attname = ANY(%(written)s::text[]) AND a.attgenerated = ''
         AND EXISTS (
@@ -64,18 +64,16 @@ async def let_go(connection: AsyncConnection, mapping: EntityMapping[Any], ident
         await connection.exec_driver_sql(statement, {"keys": keys})
 
 
-def _empty(is_not_null: bool, category: str, kind: str, most: int) -> str | None:
-    """Return the SQL of a value that collides with no other, None for a type of which none is known.
-
-    `most` is how many characters a text may have; negative if the type does not say.
-    """
+def _empty(is_not_null: bool, category: str, kind: str, declared: str) -> str | None:
+    """Return the SQL of a value that collides with no other, None for a type of which none is known."""
     if not is_not_null:
         return "NULL"
-    if category == "S" and most > 0:
-        return f"left(replace(gen_random_uuid()::text, '-', ''), {most})"
-    known = {"uuid": "gen_random_uuid()", "jsonb": "'{}'", "int2": "-floor(random() * 32768)"}
-    return known.get(kind) or {
-        "S": "'crossfeed ' || gen_random_uuid()",
+    of_kind = {"uuid": "gen_random_uuid()", "jsonb": "'{}'", "int2": "-floor(random() * 32768)"}
+    of_category = {
+        "S": "replace(gen_random_uuid()::text, '-', '')",
         "N": "-floor(random() * 2000000000)",
         "R": "'empty'",
-    }.get(category)
+    }
+    value = of_kind.get(kind) or of_category.get(category)
+    # A text can be cast to every type, and is cut to the length of a short one.
+    return None if value is None else f"({value})::text::{declared}"

@@ -22,7 +22,6 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 import structlog
-from sqlalchemy.exc import TimeoutError as PoolExhaustedError
 
 from core.clock import boot_clock
 from core.errors import TransientError
@@ -198,7 +197,8 @@ class LeaseKeeper(ABC, Generic[L]):
         going = tuple(leases)
         async with self._asking:
             for lease in going:
-                self._held.pop(lease.key, None)
+                if self.is_held(lease.key, lease.token):
+                    del self._held[lease.key]
             with translated("releasing leases"):
                 async with self._engine.connect() as connection:
                     await connection.execution_options(isolation_level="AUTOCOMMIT")
@@ -237,7 +237,7 @@ class LeaseKeeper(ABC, Generic[L]):
                 # A connection that hangs must not be the end of the lease.
                 async with asyncio.timeout(max(self._lease_s / 3, _BEAT_S)):
                     await self.renew_if_due()
-            except (TransientError, TimeoutError, PoolExhaustedError) as error:
+            except Exception as error:  # noqa: BLE001 - without heartbeats all would stop for ever, and nothing say why
                 log.warning(
                     "leases.heartbeat_failed", of=self.who, error=type(error).__name__, left_s=round(self.left_s, 1)
                 )

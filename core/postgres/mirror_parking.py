@@ -114,16 +114,25 @@ _UNPARK = f"""
 
 # What is not as new as a letter or as what is parked says nothing about either. A clock that stepped back makes what is
 # newer look older; its `_lsn` does not.
+_IS_NO_NEWER = "(p.lsn <= d.lsn OR (p.ts, p.lsn) <= (d.ts, d.lsn))"
+
+_GIVE_UP = f"""
+    DELETE FROM crossfeed.mirror_parked p
+    USING unnest(%(entities)s::text[], %(keys)s::text[], %(ids)s::text[], %(ts)s::bigint[], %(lsns)s::bigint[])
+        AS d(entity, partition_key, id, ts, lsn)
+    WHERE {_IS_SAME} AND {_IS_NO_NEWER}
+"""
+
 _SETTLE = f"""
     WITH done AS (
         SELECT * FROM unnest(%(entities)s::text[], %(keys)s::text[], %(ids)s::text[], %(ts)s::bigint[],
             %(lsns)s::bigint[]) AS d(entity, partition_key, id, ts, lsn)
     ), letters AS (
         DELETE FROM crossfeed.dead_letter p USING done d WHERE {_IS_SAME} AND p.direction = 'to_postgres'
-            AND p.kind = 'refused' AND (p.ts IS NULL OR p.lsn <= d.lsn OR (p.ts, p.lsn) <= (d.ts, d.lsn))
+            AND p.kind = 'refused' AND (p.ts IS NULL OR {_IS_NO_NEWER})
     ), unparked AS (
         DELETE FROM crossfeed.mirror_parked p USING done d
-        WHERE {_IS_SAME} AND (p.lsn <= d.lsn OR (p.ts, p.lsn) <= (d.ts, d.lsn))
+        WHERE {_IS_SAME} AND {_IS_NO_NEWER}
     )
     SELECT EXISTS (SELECT FROM crossfeed.mirror_parked)
 """
@@ -181,16 +190,16 @@ async def unpark(connection: AsyncConnection, identities: Sequence[Identity]) ->
     await connection.exec_driver_sql(_UNPARK, identity_columns(identities))
 
 
+async def give_up(connection: AsyncConnection, changes: Sequence[Change]) -> None:
+    """Forget what is parked of documents of which this state became a dead letter; what is newer stays parked."""
+    await connection.exec_driver_sql(_GIVE_UP, _positioned(changes))
+
+
 async def settle(connection: Sends, changes: Sequence[Change]) -> None:
     """Forget the refusals, and what is parked, of documents of which this state or a newer one was written."""
     if not changes:
         return
-    positions = {
-        "ts": number_array(change.position.ts for change in changes),
-        "lsns": number_array(change.position.lsn for change in changes),
-    }
-    identities = identity_columns(change.identity for change in changes)
-    await connection.exec_driver_sql(_SETTLE, {**identities, **positions})
+    await connection.exec_driver_sql(_SETTLE, _positioned(changes))
 
 
 async def is_any_due(connection: AsyncConnection, patience: MirrorPatience) -> bool:
@@ -224,6 +233,14 @@ async def read_parked(
         ParkedChange(Identity(entity, key, id_), etag, Position(ts, lsn), is_due)
         for entity, key, id_, etag, ts, lsn, is_due in rows
     ]
+
+
+def _positioned(changes: Sequence[Change]) -> dict[str, str]:
+    return {
+        **identity_columns(change.identity for change in changes),
+        "ts": number_array(change.position.ts for change in changes),
+        "lsns": number_array(change.position.lsn for change in changes),
+    }
 
 
 def _waits(patience: MirrorPatience) -> dict[str, float]:

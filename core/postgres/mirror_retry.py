@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from core.envelope import FOREIGN
+from core.errors import StoreUnavailableError
 from core.postgres.authority import Change, Ignore, ReadByKey
 from core.postgres.guarded import lock_and_check, lock_identities
 from core.postgres.mirror_parking import (
@@ -90,11 +91,7 @@ async def retry_parked(  # noqa: PLR0913 - the facts of one guarded write
     await lock_and_check(connection, [mapping for mapping in mappings if mapping.name in entities], phase)
     await lock_identities(connection, identities)
     parked = {one.identity: one for one in await read_parked(connection, identities, patience)}
-    writes: list[Write] = []
-    unclear: list[Identity] = []
-    for mapping in mappings:
-        its = [one for identity, one in parked.items() if identity.entity == mapping.name]
-        writes += await _judge(batch, mapping, its, unclear)
+    writes, unclear = await _judge_all(batch, parked)
     waiting = await carry_out(batch, writes)
     kept = {one.write.change.identity for one in waiting} | set(unclear)
     done = [identity for identity in parked if identity not in kept]
@@ -104,6 +101,24 @@ async def retry_parked(  # noqa: PLR0913 - the facts of one guarded write
     if done:
         log.info("mirror.unparked", documents=len(done), still_parked=len(kept))
     return batch.outcome, bool(done) and (bool(kept) or len(identities) == AT_ONCE)
+
+
+async def _judge_all(batch: Batch, parked: Parked) -> tuple[list[Write], list[Identity]]:
+    """Decide, type by type; a container that does not answer holds back no other, unless none of them does."""
+    writes: list[Write] = []
+    unclear: list[Identity] = []
+    failure: StoreUnavailableError | None = None
+    for mapping in batch.mappings:
+        its = [one for identity, one in parked.items() if identity.entity == mapping.name]
+        try:
+            writes += await _judge(batch, mapping, its, unclear)
+        except StoreUnavailableError as error:
+            failure = error
+            unclear += [one.identity for one in its]
+            log.warning("mirror.parked_not_read", entity=mapping.name, documents=len(its), reason=str(error))
+    if failure is not None and len(unclear) == len(parked):
+        raise failure
+    return writes, unclear
 
 
 async def _judge(

@@ -118,7 +118,7 @@ def _usable(identity: Identity, events: list[Any]) -> dict[str, Document]:
     """Return the events of this aggregate by their ids, each once, in their order."""
     usable: dict[str, Document] = {}
     for event in events:
-        if is_envelope_of(event, identity) and _is_text(event["id"]):
+        if is_envelope_of(event, identity) and _is_text(event["id"]) and _is_json(event):
             usable.setdefault(event["id"], event)
     return usable
 
@@ -126,7 +126,7 @@ def _usable(identity: Identity, events: list[Any]) -> dict[str, Document]:
 async def _put_aside(connection: AsyncConnection, change: Change, usable: dict[str, Document]) -> None:
     """Keep what a foreign writer put in the place of events; a document that was copied brings another's along."""
     events = carried_by(change.document)
-    odd = [event for event in events if not isinstance(event, dict) or event.get("id") not in usable]
+    odd = [event for event in events if not (isinstance(event, dict) and _id_of(event) in usable)]
     if odd:
         reason = "the document carries what is no event of its aggregate"
         letter = DeadLetter(Direction.TO_POSTGRES, EVENT, change.identity, reason, {"events": odd})
@@ -137,6 +137,20 @@ async def _put_aside(connection: AsyncConnection, change: Change, usable: dict[s
 def _parent(event: Document) -> str | None:
     parent = event.get("traceparent")
     return parent if isinstance(parent, str) and _is_text(parent) else None
+
+
+def _id_of(event: Document) -> str | None:
+    id_ = event.get("id")
+    return id_ if isinstance(id_, str) else None
+
+
+def _is_json(event: Document) -> bool:
+    """Whether it can be spelled for a JSON column, which takes no NaN and no infinity."""
+    try:
+        json.dumps(event, allow_nan=False)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_text(text: str) -> bool:

@@ -25,7 +25,7 @@ from core.postgres.dead_letters import REFUSED, DeadLetter, Direction
 from core.postgres.engine import run
 from core.postgres.failures import driver_error, is_documents_fault
 from core.postgres.handover import let_go
-from core.postgres.mirror_parking import settle, unpark
+from core.postgres.mirror_parking import give_up, settle
 from core.postgres.mirrored_batch import Batch, Write, reason_of
 from core.postgres.mirrored_events import forget_events, take_events
 from core.postgres.mirrored_rows import bury, put, take
@@ -109,7 +109,7 @@ async def carry_out(batch: Batch, writes: Sequence[Write]) -> list[Refused]:
     for one in guilty:
         await put_aside(batch, one.write.change.identity, one.reason, one.write.change.document)
     if guilty:
-        await unpark(connection, [one.write.change.identity for one in guilty])
+        await give_up(connection, [one.write.change for one in guilty])
     for mapping, changes in carried:
         batch.outcome.events += await take_events(connection, mapping, changes, batch.phase.epoch)
     await run(connection, _NOT_MIRRORING)

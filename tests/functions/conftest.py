@@ -19,11 +19,12 @@ from core.postgres.engine import open_engine
 from core.postgres.phases import open_phase
 from core.settings import Settings
 from functions.triggers import APP_SETTINGS
-from tests.functions.host import Lease, Listener, Worker
+from tests.functions.host import Lease, Listener, Worker, deploy
 from tests.integration.mirror_steps import Steps
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -41,6 +42,7 @@ class Installation:
     engine: AsyncEngine
     store: CosmosStore
     mappings: Mappings
+    deployed: Path
     worker: Worker
 
     async def leases(self, container: str) -> list[Lease]:
@@ -77,7 +79,10 @@ def environment_of(settings: Settings, **changed: str) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 async def installation(
-    postgres_server: stores.PostgresServer, template_database: str, cosmos_server: stores.CosmosServer
+    postgres_server: stores.PostgresServer,
+    template_database: str,
+    cosmos_server: stores.CosmosServer,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[Installation]:
     """Phase dual_write_cosmos_read; the container Accounts has two feed ranges."""
     name = f"functions_{uuid.uuid4().hex}"
@@ -93,7 +98,9 @@ async def installation(
         await store.provision(mappings, throughput=12_000)
         await create_containers(store.client.get_database_client(name), [], [store.own.leases], None)
         await open_phase(engine, Phase.DUAL_WRITE_COSMOS_READ, who="tests", why="triggers")
-        found = Installation(settings, engine, store, mappings, await Worker.start(environment_of(settings)))
+        deployed = deploy(tmp_path_factory.mktemp("deployed") / "app")
+        worker = await Worker.start(environment_of(settings), deployed)
+        found = Installation(settings, engine, store, mappings, deployed, worker)
         assert found.worker.init == {"status": 1}
         yield found
         await found.worker.stop(kill=True)  # as Azure does

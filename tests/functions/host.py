@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shutil
 import sys
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,17 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 
 
+def deploy(directory: Path) -> Path:
+    """Copy what is deployed into a directory: everything but what .funcignore names, of which the last line counts."""
+    lines = [line for line in (ROOT / ".funcignore").read_text().splitlines() if line and line[0] != "#"]
+
+    def ignored(_: str, names: list[str]) -> list[str]:
+        matching = {name: [line for line in lines if fnmatch(name, line.removeprefix("!"))] for name in names}
+        return [name for name, found in matching.items() if found and not found[-1].startswith("!")]
+
+    return Path(shutil.copytree(ROOT, directory, ignore=ignored))
+
+
 class WorkerDiedError(Exception):
     """The worker process has ended before it answered."""
 
@@ -39,15 +52,16 @@ class Worker:
         self._process = process
         self.uses_library: bool = hello["library"]
         self.init: dict[str, Any] = hello["init"]
+        self.elsewhere: list[str] = hello["elsewhere"]
         self.functions: dict[str, dict[str, Any]] = {item["name"]: item for item in hello["functions"]}
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._reader = asyncio.create_task(self._read())
         self._calls = 0
 
     @classmethod
-    async def start(cls, environment: Mapping[str, str]) -> Worker:
+    async def start(cls, environment: Mapping[str, str], directory: Path = ROOT) -> Worker:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.functions.worker", str(ROOT)),
+            *(sys.executable, "-m", "tests.functions.worker", str(directory)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=1 << 30,

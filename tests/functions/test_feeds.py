@@ -144,7 +144,7 @@ async def test_a_worker_that_is_killed_in_the_middle_of_a_batch_loses_and_double
         await installation.worker.stop(kill=True)
         assert [type(outcome) for outcome in await delivering] == [WorkerDiedError] * 2
         assert await steps.content("killed-0") is None, "nothing of the batch is there"
-    installation.worker = await Worker.start(environment_of(installation.settings))
+    installation.worker = await Worker.start(environment_of(installation.settings), installation.deployed)
     for listener in listeners:
         listener.worker = installation.worker
     await asyncio.gather(*(listener.drain() for listener in listeners))

@@ -62,6 +62,19 @@ def test_the_functions_are_those_of_the_golden_file(worker: Worker) -> None:
     assert worker.functions == {item["name"]: item for item in json.loads(_GOLDEN.read_text())}
 
 
+def test_what_is_deployed_is_enough_and_holds_neither_tests_nor_settings(installation: Installation) -> None:
+    assert installation.worker.elsewhere == []
+    deployed = {path.name for path in installation.deployed.iterdir()}
+    packages = {"changefeed", "core", "functions", "migrations", "outbox"}
+    assert deployed - {".python_packages"} == {
+        *packages,
+        "function_app.py",
+        "host.json",
+        "requirements.txt",
+        ".funcignore",
+    }
+
+
 def test_every_trigger_retries_without_an_end(worker: Worker) -> None:
     triggers = _triggers(worker)
     assert len(triggers) == 5

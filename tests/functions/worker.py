@@ -135,6 +135,13 @@ def _summary(function: dict[str, Any]) -> dict[str, Any]:
     return {"name": function["name"], "bindings": [*map(json.loads, function["raw_bindings"])], "retry": retry}
 
 
+def _elsewhere(directory: str) -> list[str]:
+    """Return the modules of ours that were not found in the directory."""
+    ours = {"core", "changefeed", "functions", "function_app", "migrations", "outbox"}
+    found = {name: module.__file__ or "" for name, module in sys.modules.items() if name.partition(".")[0] in ours}
+    return [name for name, path in found.items() if not path.startswith(directory)]
+
+
 async def main(directory: str) -> None:
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what the app prints must not be taken for an answer
@@ -142,7 +149,8 @@ async def main(directory: str) -> None:
     sys.path.insert(0, directory)
     os.chdir(directory)
     worker = new_worker()
-    out.write(json.dumps(await worker.start(directory)) + "\n")
+    hello = await worker.start(directory)
+    out.write(json.dumps({**hello, "elsewhere": _elsewhere(directory)}) + "\n")
     lines = asyncio.StreamReader(limit=1 << 30)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
 

@@ -65,7 +65,7 @@ async def no_trouble(name: str, received: Received[Said], connection: AsyncConne
     """Let every handler succeed."""
 
 
-def failing_at(*numbers: int, handler: str = "one", error: Exception | None = None) -> Trouble:
+def failing_at(*numbers: int, handler: str = "one", error: BaseException | None = None) -> Trouble:
     """Let a handler fail at these."""
 
     async def trouble(name: str, received: Received[Said], connection: AsyncConnection) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from core.errors import StoreUnavailableError
 from core.postgres.engine import open_engine
-from tests.integration.consumer_steps import DIARY, Room, Said, document, executing, no_trouble
+from tests.integration.consumer_steps import DIARY, Room, Said, document, executing, failing_at, no_trouble
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -38,13 +38,39 @@ async def test_a_handler_that_ends_the_transaction_has_failed(room: Room, method
             await getattr(connection, method)()
 
     room.trouble = trouble
-    await room.apply(document(1), document(2, "b"))
+    await room.apply(document(3, "c"), document(1), document(2, "b"))
     assert await room.parked() == [("one", "a-1", 1)]
     assert await room.said("one", "b") == [2]
+    assert await room.said("one", "c") == await room.said("two", "c") == [3]
     for _ in range(2):
         await room.retry()
     assert await room.letters() == [("one:a-1", "a", 3)]
     assert "the handler ended the transaction" in (await room.reasons())[0]
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), SystemExit(1)], ids=["cancelled", "exit"])
+async def test_a_handler_that_raises_what_ends_tasks_or_processes_has_failed(room: Room, error: BaseException) -> None:
+    room.trouble = failing_at(1, error=error)
+    with suppress(asyncio.CancelledError, SystemExit):
+        await room.apply(document(1), document(2, "b"))
+    assert await room.parked() == [("one", "a-1", 1)]
+    assert await room.said("one", "b") == [2]
+
+
+async def test_a_page_that_is_cancelled_in_a_handler_has_no_effect(room: Room) -> None:
+    begun = asyncio.Event()
+
+    async def wait(name: str, received: Received[Said], connection: AsyncConnection) -> None:
+        begun.set()
+        await asyncio.sleep(0.1)
+
+    room.trouble = wait
+    page = asyncio.create_task(room.apply(document(1)))
+    await begun.wait()
+    page.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await page
+    assert await room.parked() == await room.said() == []
 
 
 @pytest.mark.parametrize("sql", ["ROLLBACK", "ROLLBACK; SELECT 1", "ROLLBACK; SELECT 1 / 0"])

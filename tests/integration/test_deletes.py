@@ -70,6 +70,19 @@ async def apply(steps: Steps, items: list[Any]) -> dict[str, int]:
     return {name: count for name, count in deletes.counts().items() if count}
 
 
+async def test_a_row_that_a_foreign_key_holds_holds_up_no_other_delete(steps: Steps) -> None:
+    feed = Feed(steps)
+    await feed.read()
+    await mirrored(steps, "a", "b", "c")
+    async with steps.engine.begin() as connection:
+        await connection.exec_driver_sql("CREATE TABLE invoices (account_id text REFERENCES accounts (id))")
+        await connection.exec_driver_sql("INSERT INTO invoices VALUES ('b')")
+    for id_ in ("a", "b", "c"):
+        await hard_delete(steps, id_)
+    assert await apply(steps, await feed.read()) == {"removed": 2, "kept": 1}
+    assert (await steps.held("b")).live_row is not None
+
+
 async def test_a_hard_delete_is_applied_as_soon_as_it_is_seen(steps: Steps) -> None:
     feed = Feed(steps)
     assert await feed.read() == []

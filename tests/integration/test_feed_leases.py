@@ -10,8 +10,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from changefeed.checkpoints import Step, move_checkpoint, read_checkpoint
+from changefeed.feed_leases import FeedLeases
 from core.cosmos.feed import FeedPart, FeedRange
-from core.errors import StoreUnavailableError
+from core.errors import ConcurrencyError, StoreUnavailableError
 from core.postgres.engine import ending_silence
 from core.postgres.failures import translated
 from core.postgres.leases import MARGIN, LeaseLostError
@@ -191,6 +192,51 @@ async def test_every_range_has_a_reader_though_processors_read_different_feeds(e
     await world.settle()
     assert len(world.acting()) == 14
     assert len(world.processor(1).held) >= 10
+
+
+async def test_a_range_that_few_may_read_is_taken_by_one_that_has_enough_of_what_others_may_read(
+    engine: AsyncEngine,
+) -> None:
+    for feed in ("mirror", "consumers"):
+        await give_ranges(engine, feed, 2)
+    world = Clocked(engine)
+    dying, whole = world.processor(1, "mirror", "consumers"), world.processor(2, "mirror", "consumers")
+    await dying.renew()
+    await whole.renew()
+    await dying.renew()
+    await dying.release(dying.surplus)
+    partial = world.processor(3, "mirror")
+    await world.settle()
+    assert {lease.feed for lease in dying.held} == {"consumers"}
+    assert partial.held == ()
+    del world.processors[1]
+    for _ in range(3):
+        await world.wait(LEASE_S / 2)
+        await whole.renew()
+        await partial.renew()
+    await world.settle()
+    assert sorted(lease.feed for lease in whole.held) == ["consumers", "consumers", "mirror"]
+    assert [lease.feed for lease in partial.held] == ["mirror"]
+    kept = world.acting()
+    await world.settle()
+    assert world.acting() == kept
+
+
+async def test_heartbeats_go_on_whatever_one_of_them_fails_with(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await give_ranges(engine, "f", 1)
+    leases = FeedLeases(engine, ["f"], 2.0)
+    renew, errors = leases.renew_if_due, [ConcurrencyError("a deadlock"), ZeroDivisionError()]
+
+    async def failing() -> None:
+        if errors:
+            raise errors.pop()
+        await renew()
+
+    monkeypatch.setattr(leases, "renew_if_due", failing)
+    async with leases.kept():
+        await until(lambda: len(leases.held) == 1)
 
 
 async def test_a_process_that_is_stopped_in_the_middle_of_a_batch_keeps_its_range_for_no_longer_than_a_lease(

@@ -12,7 +12,7 @@ from changefeed import retrying as module
 from changefeed.mirror import Mirror
 from changefeed.processor import Processor
 from core.domain.mappings import ACCOUNTS, USER_PROFILES
-from core.errors import ConfigurationError, DocumentRefusedError
+from core.errors import ConfigurationError, CrossfeedError, DocumentRefusedError
 from core.phases import Phase
 from tests.integration.relay_steps import make_primary, until, versions
 
@@ -30,7 +30,7 @@ SECRET = "a value that is nobody's business"
 class Broken:
     """Fails for the pages of accounts until it is mended."""
 
-    def __init__(self, apply: Callable[..., Awaitable[Any]], error: Exception) -> None:
+    def __init__(self, apply: Callable[..., Awaitable[Any]], error: BaseException) -> None:
         self._apply = apply
         self._error = error
         self.failures = 0
@@ -43,7 +43,7 @@ class Broken:
         return await self._apply(mirror, container, *args)
 
     @classmethod
-    def in_place(cls, monkeypatch: pytest.MonkeyPatch, error: Exception) -> Broken:
+    def in_place(cls, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> Broken:
         broken = cls(Mirror.apply, error)
 
         async def apply(mirror: Mirror, *args: Any) -> Any:
@@ -59,12 +59,21 @@ async def processor(engine: AsyncEngine, cosmos: CosmosStore, mappings: Mappings
     return Processor(engine, cosmos, mappings, poll_ms=10)
 
 
-ERRORS = [ZeroDivisionError(SECRET), ConfigurationError("a wrong setting"), DocumentRefusedError("at $.x")]
+ERRORS = [
+    ZeroDivisionError(SECRET),
+    ConfigurationError("a wrong setting"),
+    DocumentRefusedError("at $.x"),
+    asyncio.CancelledError(SECRET),  # of something below, not of the task that follows the range
+]
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 async def test_a_feed_range_that_fails_unexpectedly_is_retried_and_holds_back_no_other(
-    processor: Processor, engine: AsyncEngine, cosmos: CosmosStore, monkeypatch: pytest.MonkeyPatch, error: Exception
+    processor: Processor,
+    engine: AsyncEngine,
+    cosmos: CosmosStore,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
 ) -> None:
     monkeypatch.setattr(module, "_backoff", lambda state: 0.02)
     broken = Broken.in_place(monkeypatch, error)
@@ -79,14 +88,15 @@ async def test_a_feed_range_that_fails_unexpectedly_is_retried_and_holds_back_no
         await until(lambda: _has(engine, "accounts", "a"))
         stop.set()
         await running
-    assert processor.stats.retries[type(error).__name__] == broken.failures
+    name = "UnaskedCancellationError" if isinstance(error, asyncio.CancelledError) else type(error).__name__
+    assert processor.stats.retries[name] == broken.failures
     told = [entry for entry in logs if entry["log_level"] == "error"]
     assert len(told) == broken.failures
-    assert {(entry["error"], entry["what"].split()[0]) for entry in told} == {(type(error).__name__, "mirror/Accounts")}
+    assert {(entry["error"], entry["what"].split()[0]) for entry in told} == {(name, "mirror/Accounts")}
     assert SECRET not in str(logs)
     if isinstance(error, ZeroDivisionError):
         assert "__call__" in told[0]["where"][-1]
-    else:
+    elif isinstance(error, CrossfeedError):
         assert told[0]["reason"] == str(error)
 
 

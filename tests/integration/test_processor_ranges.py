@@ -14,6 +14,7 @@ from changefeed.processor import Processor
 from core.cosmos import feed as feed_module
 from core.cosmos.client import open_cosmos
 from core.domain.mappings import ACCOUNTS
+from core.errors import ConcurrencyError, StoreUnavailableError
 from core.local.cosmos.faults import Delay, Down, Match, Operation, Refuse, Rule, Uniform
 from core.phases import Phase
 from tests.integration.feed_steps import Remembering
@@ -169,6 +170,27 @@ async def test_processors_share_the_ranges_and_what_one_lets_go_at_its_end_is_re
     async with world.engine.connect() as connection:
         rows = await connection.exec_driver_sql("SELECT count(*) FROM crossfeed.feed_processor")
         assert rows.scalar_one() == 0
+
+
+async def test_what_is_let_go_is_not_followed_any_more_and_what_could_not_be_let_go_is(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_cosmos(world.settings) as other_store:
+        full = world.processor(Remembering(world.engine))
+        other = world.processor(Remembering(world.engine), store=other_store)
+        let_go, outage = full.leases.let_go, [StoreUnavailableError("away"), ConcurrencyError("a deadlock")]
+
+        async def failing(*args: Any) -> None:
+            if outage:
+                raise outage.pop()
+            await let_go(*args)
+
+        monkeypatch.setattr(full.leases, "let_go", failing)
+        async with running(full):
+            await until(lambda: len(full.health().ranges) == 5)
+            async with running(other):
+                await until(lambda: len(full.health().ranges) == 3 and len(other.health().ranges) == 2)
+    assert outage == []
 
 
 async def test_a_range_whose_batches_hang_or_fail_holds_back_no_other_and_stops_with_the_grace(
