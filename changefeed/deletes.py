@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from changefeed.ports import Feed
+from changefeed.reconcile_doubts import can_be_asked
 from core.cosmos.documents import CosmosDocuments
 from core.cosmos.feed_all_versions import all_version_pages, deleted_documents, offers_all_versions
 from core.cosmos.patience import patiently_read
+from core.envelope import Origin
 from core.errors import AlreadyExistsError, DocumentRefusedError, StoreUnavailableError
 from core.postgres.absence import Missed, Settled, sees_less, settle_missed
+from core.postgres.engine import ending_silence
 from core.postgres.failures import translated
 from core.postgres.phases import read_phase
 from core.postgres.standing import read_standings
@@ -57,7 +60,8 @@ async def delete_feeds(engine: AsyncEngine, store: CosmosStore, mappings: Mappin
         StoreUnavailableError: Cosmos DB did not answer.
 
     """
-    observed = ObservedDeletes(engine, CosmosDocuments(store, mappings), mappings)
+    silent = ending_silence(engine, settings.mirror_lease_s)
+    observed = ObservedDeletes(silent, CosmosDocuments(store, mappings), mappings)
     feeds: list[Feed] = []
     for name in mappings.containers:
         container = await store.existing_container_named(name)
@@ -120,7 +124,7 @@ class ObservedDeletes:
             StoreUnavailableError: a store did not answer, or a replica is not as far as the delete; repeat.
 
         """
-        missed = await self._missed(container, deleted_documents(items))
+        missed = await self._missed(container, deleted_documents(items), begun)
         try:
             await self._settle(container, missed, begun, acknowledge)
         except (DocumentRefusedError, AlreadyExistsError):
@@ -155,7 +159,7 @@ class ObservedDeletes:
         """See Applier."""
         return {"removed": self._total.removed, "healed": self._total.healed, "kept": self._total.kept}
 
-    async def _missed(self, container: str, deleted: Sequence[Deleted]) -> list[Missed]:
+    async def _missed(self, container: str, deleted: Sequence[Deleted], begun: PhaseRow) -> list[Missed]:
         """Return the rows of which no document is there any more, as they were before that was asked."""
         missed: list[Missed] = []
         for mapping, known in self._by_type(container, deleted).items():
@@ -163,11 +167,14 @@ class ObservedDeletes:
                 async with self._engine.connect() as connection:
                     now = (await connection.exec_driver_sql(_NOW)).scalar_one()
                     standings = await read_standings(connection, mapping, list(known))
-            for (identity, one), standing in zip(known.items(), standings, strict=True):
-                if standing is None or standing.stamp is None or not standing.is_live:
-                    continue
-                if await self._is_gone(identity, one, standing.taken):
-                    missed.append(Missed(identity, standing.stamp, standing.etag, standing.taken, now))
+            live = [
+                (Missed(identity, standing.stamp, standing.etag, standing.taken, now), one)
+                for (identity, one), standing in zip(known.items(), standings, strict=True)
+                if standing is not None and standing.stamp is not None and standing.is_live and can_be_asked(identity)
+            ]
+            if live and begun.primary is Origin.COSMOS:
+                await self._documents.catch_up(container)  # what was there when the rows were read is seen
+            missed += [row for row, one in live if await self._is_gone(row.identity, one, row.taken)]
         return missed
 
     def _by_type(self, container: str, deleted: Sequence[Deleted]) -> dict[EntityMapping[Any], dict[Identity, Deleted]]:

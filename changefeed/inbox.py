@@ -131,12 +131,13 @@ def same_chain(one: str, other: str) -> str:
 
 
 # All handlers of an aggregate share a lock, so that a page takes one per aggregate. The timeout is what lets others go
-# on when a process was stopped in the middle of a handler.
+# on when a process was stopped in the middle of a handler, or of a page that nobody handles.
 LOCK_SUBJECTS = """
-    SELECT pg_advisory_xact_lock(key), set_config('idle_in_transaction_session_timeout', %(idle_ms)s, true) FROM (
-        SELECT DISTINCT hashtextextended('crossfeed.inbox ' || subject, 0) AS key
-        FROM unnest(%(subjects)s::text[]) AS subject ORDER BY key
-    ) AS keys
+    SELECT set_config('idle_in_transaction_session_timeout', %(idle_ms)s, true), (
+        SELECT count(pg_advisory_xact_lock(key)) FROM (
+            SELECT DISTINCT hashtextextended('crossfeed.inbox ' || subject, 0) AS key
+            FROM unnest(%(subjects)s::text[]) AS subject ORDER BY key
+        ) AS keys)
 """
 
 _TRY_LOCK = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from core.errors import CrossfeedError
@@ -37,6 +38,13 @@ class Acknowledge(Protocol):
         ...
 
 
+@dataclass(slots=True)
+class Pace:
+    """When what is parked may be tried beside a batch again, in monotonic seconds."""
+
+    next_try: float = 0.0
+
+
 async def _nothing(connection: AsyncConnection) -> None:
     """Acknowledge by returning, as a trigger of Azure Functions does."""
 
@@ -52,7 +60,8 @@ class Mirror:
         mappings: all mappings of the process.
         patience: how often and how soon what is parked is tried again.
         retried: told what came of parked documents that were tried again.
-        monotonic: seconds, for the pauses between two tries beside batches.
+        pace: of the tries beside batches; shared by those who make a mirror for every batch.
+        monotonic: seconds, for the pauses between two of them.
 
     """
 
@@ -64,6 +73,7 @@ class Mirror:
         patience: MirrorPatience = MirrorPatience(),  # noqa: B008 - immutable
         *,
         retried: Callable[[Outcome], None] = lambda _: None,
+        pace: Pace | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine.execution_options(isolation_level="READ COMMITTED")
@@ -72,7 +82,7 @@ class Mirror:
         self._patience = patience
         self._retried = retried
         self._monotonic = monotonic
-        self._next_try = 0.0
+        self._pace = pace or Pace()
 
     async def apply(
         self,
@@ -133,13 +143,13 @@ class Mirror:
                     )
         finally:
             now = self._monotonic()
-            self._next_try = now + max(PAUSE_S, (now - began) * PAUSE_SHARE)
+            self._pace.next_try = now + max(PAUSE_S, (now - began) * PAUSE_SHARE)
         self._retried(outcome)
         return more
 
     async def _retry_beside(self, phase: PhaseRow) -> None:
         """Try again what the batch just committed may have made possible; whatever fails here is tried again later."""
-        if self._monotonic() < self._next_try:
+        if self._monotonic() < self._pace.next_try:
             return
         with suppress(CrossfeedError):
             while await self.retry_parked(phase, eager=True):

@@ -23,6 +23,7 @@ from core.cosmos.documents import CosmosDocuments
 from core.cosmos.failures import CosmosUnavailableError
 from core.errors import ConcurrencyError, ConflictError, PrimaryMovedError, TransientError
 from core.phases import Phase, PhaseState
+from core.postgres.engine import ending_silence
 from core.postgres.failures import translated
 from core.postgres.phases import read_phase
 
@@ -82,7 +83,8 @@ class Reconcile:
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._engine = engine.execution_options(isolation_level="READ COMMITTED")
+        silent = ending_silence(engine, settings.reconcile_lease_s)
+        self._engine = silent.execution_options(isolation_level="READ COMMITTED")
         self._mappings = mappings
         self._settings = settings
         self._turn = Turn(self._engine, settings.reconcile_lease_s)
@@ -130,10 +132,14 @@ class Reconcile:
             self._complain(at)
             return ReconcileReport(not at.todo, at.dry, tuple(at.reports))
 
-    async def step(self, budget_s: float) -> bool:
+    async def step(self, budget_s: float, stop: asyncio.Event | None = None) -> bool:
         """Work for about `budget_s` seconds, as a timer does; return whether the round goes on.
 
         A new round begins `reconcile_every_s` after the last one over everything ended.
+
+        Args:
+            budget_s: seconds.
+            stop: ends it before.
 
         Raises:
             TooManyMissingError: as `run`, once at the end of the round.
@@ -149,7 +155,10 @@ class Reconcile:
                     return False
                 at = await self._turn.begin(list(self._mappings.containers), dry=False)
             deadline = time.monotonic() + budget_s
-            at = await self._work(at, lambda _: None, lambda: time.monotonic() >= deadline, until=deadline)
+            is_stopped = stop.is_set if stop is not None else lambda: False
+            at = await self._work(
+                at, lambda _: None, lambda: is_stopped() or time.monotonic() >= deadline, until=deadline
+            )
             if not at.todo:
                 self._complain(at)
             return bool(at.todo)
@@ -163,9 +172,11 @@ class Reconcile:
         until: float = float("inf"),
     ) -> Round:
         """Work until nothing is left, it is over, or the next piece is due after `until` (monotonic seconds)."""
-        failures = 0
+        failures, is_spoiled = 0, False
         while at.todo and not is_over():
             try:
+                if is_spoiled:  # what was not written down must not be gone on from
+                    at, is_spoiled = await self._turn.load(), False
                 wait_s = await self._pass.advance(at, progress, is_over)
                 failures = 0
             except TurnLostError:
@@ -182,8 +193,7 @@ class Reconcile:
                 log.warning("reconcile.repeated", attempt=failures, why=str(error))
                 asked = error.retry_after_s if isinstance(error, CosmosUnavailableError) else None
                 wait_s = asked if asked is not None else min(0.05 * 2**failures, _LONGEST_WAIT_S)
-                with suppress(TransientError):
-                    at = await self._turn.load()
+                is_spoiled = True
             if time.monotonic() + wait_s > until:
                 break
             await self._rest(wait_s, is_over)

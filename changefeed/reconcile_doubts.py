@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from core.cosmos.patience import patiently_read
-from core.identity import Identity
+from core.errors import DocumentRefusedError
+from core.identity import Identity, check_id
 from core.postgres.absence import Missed, sees_less
 from core.postgres.engine import fetch
 from core.postgres.failures import translated
@@ -28,7 +29,8 @@ CHUNK = 200
 AT_ONCE = 16
 """How many point reads are under way at the same time."""
 
-_UNREAD = "read_at IS NULL ORDER BY number"
+# A look that is yet to come was before the clock stepped back, nobody knows how long ago.
+_UNREAD = "read_at IS NULL OR read_at > clock_timestamp() ORDER BY number"
 _DUE = "read_at <= clock_timestamp() - make_interval(secs => %(lag)s) ORDER BY read_at NULLS FIRST, number"
 _SELECT = """
     SELECT number, kind = 'absent', entity, partition_key, id, epoch, version, etag, ts, lsn, document_etag, noticed_at
@@ -44,6 +46,15 @@ class Looks(Protocol):
 
     async def look(self, identity: Identity) -> Looked:
         """Return the document, and how far the replica was that answered.
+
+        Raises:
+            StoreUnavailableError: Cosmos DB did not answer.
+
+        """
+        ...
+
+    async def catch_up(self, container: str) -> None:
+        """Let no look at this container from now on be older than this call.
 
         Raises:
             StoreUnavailableError: Cosmos DB did not answer.
@@ -67,7 +78,8 @@ class Sight:
     """What a look at some doubts came to: what is `gone` (or still old), and the `others`.
 
     `found` are documents of those with another `_etag` than the row was taken from. `present` counts those whose
-    document is there after all, `behind` those of which a replica that lags was asked.
+    document is there after all, `behind` those of which a replica that lags was asked, `unaskable` those whose id no
+    document can have, so that none could be gone: a request for it is one for something else.
     """
 
     gone: list[Doubt]
@@ -75,6 +87,7 @@ class Sight:
     found: list[Document]
     present: int = 0
     behind: int = 0
+    unaskable: int = 0
 
 
 async def unread_doubts(engine: AsyncEngine) -> list[Doubt]:
@@ -118,9 +131,11 @@ async def look(documents: Looks, doubts: Sequence[Doubt], now: float) -> Sight:
         async with turns:
             return await patiently_read(lambda: documents.look(doubt.missed.identity))
 
-    answers = await asyncio.gather(*(one(doubt) for doubt in doubts), return_exceptions=True)
-    sight = Sight([], [], [])
-    for doubt, looked in zip(doubts, answers, strict=True):
+    asked = [doubt for doubt in doubts if can_be_asked(doubt.missed.identity)]
+    answers = await asyncio.gather(*(one(doubt) for doubt in asked), return_exceptions=True)
+    unaskable = [doubt for doubt in doubts if not can_be_asked(doubt.missed.identity)]
+    sight = Sight([], unaskable, [], unaskable=len(unaskable))
+    for doubt, looked in zip(asked, answers, strict=True):
         if isinstance(looked, BaseException):
             raise looked
         etag = None if looked.document is None else str(looked.document.get("_etag", ""))
@@ -135,6 +150,15 @@ async def look(documents: Looks, doubts: Sequence[Doubt], now: float) -> Sight:
         if etag != doubt.missed.etag:
             sight.found.append(looked.document)
     return sight
+
+
+def can_be_asked(identity: Identity) -> bool:
+    """Whether Cosmos DB can have a document with this id, and its client can ask for it."""
+    try:
+        check_id(identity.id)
+    except DocumentRefusedError:
+        return False
+    return True
 
 
 def _is_confirmed(doubt: Doubt, looked: Looked, etag: str | None, now: float) -> bool:

@@ -95,6 +95,7 @@ class Pass:
     async def _begin(self, at: Round) -> None:
         phase = await self._work.phase()
         types = self._work.mappings.in_container(at.todo[0])
+        self._work.caught_up.clear()
         if phase.primary is Origin.COSMOS:
             await check_sessions(self._work.store)
         container = await self._work.store.existing_container_named(at.todo[0])

@@ -69,9 +69,11 @@ async def _look(
     work: Work, at: Round, doubts: Sequence[Doubt], phase: PhaseRow
 ) -> tuple[Sequence[Doubt], Sequence[Doubt]]:
     """Return what is gone, or as old as it was, and the others; what was found instead is given to the mirror."""
+    if phase.primary is Origin.COSMOS:
+        await work.catch_up(at)
     sight = await reconcile_doubts.look(work.documents, doubts, work.clock())
     await work.apply(at, sight.found, phase)
-    at.counts.add(Counts(found=sight.present, behind=sight.behind))
+    at.counts.add(Counts(found=sight.present, behind=sight.behind, kept=sight.unaskable))
     return sight.gone, sight.others
 
 

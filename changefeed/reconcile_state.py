@@ -158,6 +158,11 @@ class Turn:
         self._engine = engine
         self._token = 0
 
+    @property
+    def token(self) -> int:
+        """What this turn has and no other; 0 before the first."""
+        return self._token
+
     async def take(self) -> bool:
         """Take the turn; return whether it was free.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import structlog
@@ -58,6 +58,16 @@ class Work:
     turn: Turn
     throttle: Throttle
     clock: Callable[[], float]
+    caught_up: set[tuple[int, str]] = field(default_factory=set)
+    """Turns and containers in which a look sees whatever was there when the rows were read."""
+
+    async def catch_up(self, at: Round) -> None:
+        """Let looks at the container under way see what was there when its rows were read, once in a turn."""
+        key = self.turn.token, at.todo[0]
+        if key not in self.caught_up:
+            await self.documents.catch_up(at.todo[0])
+            self.caught_up.clear()
+            self.caught_up.add(key)
 
     async def apply(self, at: Round, documents: Sequence[Document], phase: PhaseRow) -> None:
         """Give documents to the guarded write, unless nothing is to be changed."""

@@ -85,6 +85,9 @@ class Settings(BaseSettings):
     )
     mirror_lease_s: float = Field(10.0, ge=0.2, le=600, description="seconds a silent processor keeps its feed ranges")
     mirror_max_lag_s: float = Field(60.0, gt=0, description="age of an unmirrored change at which readiness fails")
+    mirror_reconcile: bool = Field(
+        default=True, description="let the self-hosted mirror do the reconcile rounds too, which find hard deletes"
+    )
     reconcile_every_s: float = Field(3600.0, gt=0, description="seconds between two rounds of the reconcile timer")
     reconcile_lag_s: float = Field(
         30.0,

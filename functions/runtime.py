@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 import structlog
 from sqlalchemy import QueuePool
 
+from changefeed.mirror import Pace
 from changefeed.rewritten import HostDates
 from core.errors import StoreUnavailableError
 from core.postgres.engine import ending_silence
@@ -70,12 +71,14 @@ class Runtime:
         load: reads the settings, when something is opened.
         clock: monotonic seconds.
         dates: what the host of this process does to dates.
+        parked: when what is parked is tried again beside batches.
 
     """
 
     load: Callable[[], Settings] = Settings.load
     clock: Callable[[], float] = time.monotonic
     dates: HostDates = field(default_factory=HostDates)
+    parked: Pace = field(default_factory=Pace)
     _loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop] = field(default_factory=WeakKeyDictionary, init=False)
 
     @asynccontextmanager

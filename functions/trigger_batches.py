@@ -184,7 +184,8 @@ class _Batch:
         documents = await self._as_written(shown, mappings.in_container(container)[0].paths)
         reader = CosmosDocuments(application.store, mappings)
         fresh = FreshDocuments(reader, _by_identity(mappings, container, [*documents, *shown]))
-        mirror = Mirror(engine, fresh, mappings, MirrorPatience.of(application.settings))
+        patience = MirrorPatience.of(application.settings)
+        mirror = Mirror(engine, fresh, mappings, patience, pace=self.runtime.parked)
         if all_versions:
             # A crash in between brings both again.
             await mirror.apply(container, documents, phase)

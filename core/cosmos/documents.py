@@ -12,13 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from azure.core import MatchConditions
 from azure.cosmos.exceptions import CosmosBatchOperationError
 
 from core.cosmos.failures import DRIVER_ERRORS, Missing, failure_of, read_error
-from core.cosmos.watermarks import WATERMARK_TTL_S, write_watermarks
+from core.cosmos.watermarks import WATERMARK_TTL_S, write_marks, write_watermarks
+from core.envelope import internal_document
 from core.errors import OutcomeUnknownError, StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
 
 
 Charged: TypeAlias = Callable[[Mapping[str, Any], int], None]
+
+_PRESENCE = "presence"
+_PRESENCE_TTL_S = 3600
 
 
 def _not_counted(headers: Mapping[str, Any], operations: int) -> None:
@@ -114,6 +119,28 @@ class CosmosDocuments:
             except OutcomeUnknownError as error:  # written or not: it will be written again
                 raise StoreUnavailableError(str(error)) from error
             self._store.reached.add((container, epoch))
+
+    async def catch_up(self, container: str) -> None:
+        """Let no read of this container from now on be older than this call, whatever was written by whomever.
+
+        A session that is new has seen nothing, and one that is old nothing of late: a replica that is behind may
+        answer it, for minutes even from another region. No session goes back behind its own writes, so a document of
+        ours is written into every feed range, always the same few. (At session consistency or stronger.)
+
+        Args:
+            container: its name.
+
+        Raises:
+            StoreUnavailableError: Cosmos DB did not answer.
+
+        """
+        await self._store.existing_container_named(container)
+        mapping = self._mappings.in_container(container)[0]
+        try:
+            mark = partial(internal_document, _PRESENCE, 0)
+            await write_marks(self._store, mapping, _PRESENCE, _PRESENCE_TTL_S, mark)
+        except OutcomeUnknownError as error:  # written or not: it will be written again
+            raise StoreUnavailableError(str(error)) from error
 
     async def prepare(self, identity: Identity) -> None:
         """Make sure that there is its container, so that no request stands between the next call and its write.

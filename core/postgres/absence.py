@@ -3,16 +3,19 @@
 Absence alone is no delete. What must be seen before one is believed:
 
     1. the row, its stamp and the `_etag` that it was taken from
-    2. a point read that finds nothing
+    2. a point read that finds nothing, in a session that has written since (`CosmosDocuments.catch_up`)
     3. a lag window later, or where the change feed itself has shown the delete, another
     4. under the locks of the guarded write, in the same epoch, the very same row: stamp and `_etag` are unchanged
 
 Each read is made at session consistency or stronger, and one from a replica that is behind what the row was taken from
-does not count (`sees_less`). Whatever creates the document again between the steps changes the row (4), or comes out of
-the feed after them and finds a tombstone that makes it read by key: so it wins either way. The tombstone takes no
+does not count (`sees_less`: alone it says nothing of rows that took nothing yet, or long ago).
+
+Whatever creates the document again between the steps changes the row (4), or comes out of the feed after them and finds
+a tombstone that makes it read by key: so it wins either way. The tombstone takes no
 `_etag` for the same reason: were the reads wrong, the document, unchanged as it is, would be taken again.
 
-A row that Cosmos DB refused to take, or that waits to be sent, never had a document that could be gone; it is kept.
+A row that Cosmos DB refused to take, or that waits to be sent (also when the primary was moved before it was), never
+had a document that could be gone; it is kept.
 While Postgres is the primary nothing is removed: the row is stamped anew and published. What the relay still has to
 send is left to the relay.
 """
@@ -81,7 +84,7 @@ _WAITING = """
         SELECT * FROM unnest(%(entities)s::text[], %(keys)s::text[], %(ids)s::text[], %(noticed)s::timestamptz[])
             WITH ORDINALITY AS asked(entity, partition_key, id, noticed_at, place)
     ), behind AS MATERIALIZED (
-        SELECT slot, oldest FROM crossfeed.unsent(1000) WHERE carries = 'states' AND %(sends)s
+        SELECT slot, oldest FROM crossfeed.unsent(1000) WHERE carries = 'states'
     )
     SELECT place - 1 FROM asked a
     WHERE EXISTS (SELECT FROM crossfeed.dead_letter l WHERE l.direction = 'to_cosmos' AND l.kind = 'refused'
@@ -131,7 +134,7 @@ async def settle_missed(
     container = mappings.named(missed[0].identity.entity).container
     await lock_and_check(connection, mappings.in_container(container), phase)
     await lock_identities(connection, [one.identity for one in missed])
-    waiting = await _waiting(connection, missed, phase)
+    waiting = await _waiting(connection, missed)
     of_type: dict[EntityMapping[Any], dict[Identity, Missed]] = {}
     for number, one in enumerate(missed):
         if number not in waiting:
@@ -151,11 +154,10 @@ async def settle_missed(
     return settled
 
 
-async def _waiting(connection: AsyncConnection, missed: Sequence[Missed], phase: PhaseRow) -> set[int]:
+async def _waiting(connection: AsyncConnection, missed: Sequence[Missed]) -> set[int]:
     parameters: Mapping[str, Any] = {
         **identity_columns(one.identity for one in missed),
         "noticed": [one.noticed_at for one in missed],
-        "sends": phase.primary is Origin.POSTGRES,
     }
     return set((await connection.exec_driver_sql(_WAITING, dict(parameters))).scalars())
 

@@ -1,6 +1,7 @@
 """The processes that move documents, and the migration that has to come before them."""
 
 import asyncio
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import structlog
@@ -13,7 +14,11 @@ from core.telemetry import configure_logging
 from functions.cli.running import run, run_until_stopped
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from functions.bootstrap import Application
 
 log = structlog.get_logger()
 
@@ -96,7 +101,8 @@ def mirror() -> None:
     """Carry what changes in Cosmos DB to Postgres, until SIGTERM or Ctrl-C: the change feed processor.
 
     Several of them share the feed ranges, and take over from one that ends. While Postgres is the primary it finds
-    writes that should not have happened, so it may run in every phase.
+    writes that should not have happened, so it may run in every phase. Beside that one of them looks for hard deletes,
+    which are in no feed, every CROSSFEED_RECONCILE_EVERY_S (off: CROSSFEED_MIRROR_RECONCILE=false).
     """
 
     async def body(stop: asyncio.Event) -> None:
@@ -107,8 +113,30 @@ def mirror() -> None:
 
         async with bootstrap(Settings.load(), process=Process.MIRROR) as application:
             parts = application.engine, application.store, application.processor
-            async with serving(application.settings, MirrorReadiness(application.settings, *parts)):
+            async with (
+                serving(application.settings, MirrorReadiness(application.settings, *parts)),
+                _reconciling(application, stop),
+            ):
                 await application.processor.run(stop)
 
     configure_logging(Settings.load())
     run_until_stopped(body)
+
+
+@asynccontextmanager
+async def _reconciling(application: "Application", stop: asyncio.Event) -> "AsyncIterator[None]":
+    """Do reconcile rounds meanwhile; what takes longer than the rest to end is broken off, and gone on with later."""
+    from changefeed.reconcile import Reconcile  # noqa: PLC0415 - what `--help` need not load
+    from changefeed.reconcile_regularly import reconcile_regularly  # noqa: PLC0415 - what `--help` need not load
+
+    settings = application.settings
+    if not settings.mirror_reconcile:
+        yield
+        return
+    one = Reconcile(application.engine, application.store, application.mappings, settings)
+    task = asyncio.ensure_future(reconcile_regularly(one, settings.reconcile_every_s, stop))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

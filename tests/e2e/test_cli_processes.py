@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -17,12 +18,19 @@ import psycopg
 import pytest
 from azure.cosmos import PartitionKey
 
+from core.domain.mappings import ACCOUNTS
 from core.local.cosmos import EMULATOR_KEY
+from tests.integration.mirror_steps import Steps
+from tests.integration.reconcile_steps import hard_delete, mirrored
 from tests.sync_sdk import sync_client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from core.cosmos.client import CosmosStore
+    from core.mappings import Mappings
     from core.settings import Settings
 
 CROSSFEED = [sys.executable, "-c", "from functions.cli import main; main()"]
@@ -134,6 +142,29 @@ def test_local_boots_both_stores_prints_settings_keeps_its_directory_and_leaves_
     output, errors = process.communicate(timeout=20)
     assert (process.returncode, output) == (0, ""), errors
     wait_for_the_end_of(printed["CROSSFEED_POSTGRES_DSN"])
+
+
+async def test_a_mirror_finds_by_itself_what_is_in_no_feed_and_rests_where_it_is_told_to(
+    settings: Settings, engine: AsyncEngine, cosmos: CosmosStore, mappings: Mappings
+) -> None:
+    steps = Steps(engine, cosmos, mappings, ACCOUNTS)
+    await mirrored(steps, "a", "b")
+    await hard_delete(steps, "b")
+    quick = {"CROSSFEED_RECONCILE_EVERY_S": "0.2", "CROSSFEED_RECONCILE_LAG_S": "0"}
+    told = environment_of(settings) | quick
+    idle = start("mirror", settings=told | {"CROSSFEED_MIRROR_RECONCILE": "false"})
+    await asyncio.to_thread(wait_for, idle, "processor.started")
+    await asyncio.sleep(0.5)
+    assert await steps.count("accounts") == 2
+    process = start("mirror", settings=told)
+    async with asyncio.timeout(20):
+        while await steps.count("accounts") == 2:  # noqa: ASYNC110 - another process does it
+            await asyncio.sleep(0.05)
+    assert await steps.content("a") is not None
+    for one in (idle, process):
+        one.send_signal(signal.SIGTERM)
+        _, errors = await asyncio.to_thread(one.communicate, timeout=20)
+        assert one.returncode == 0, errors
 
 
 def execute(dsn: str, statement: str) -> None:

@@ -98,7 +98,7 @@ async def installation(
         await store.provision(mappings, throughput=12_000)
         await create_containers(store.client.get_database_client(name), [], [store.own.leases], None)
         await open_phase(engine, Phase.DUAL_WRITE_COSMOS_READ, who="tests", why="triggers")
-        deployed = deploy(tmp_path_factory.mktemp("deployed") / "app")
+        deployed = deploy(tmp_path_factory.mktemp("deployed"))
         worker = await Worker.start(environment_of(settings), deployed)
         found = Installation(settings, engine, store, mappings, deployed, worker)
         assert found.worker.init == {"status": 1}

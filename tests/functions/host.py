@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import shutil
 import sys
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -31,14 +30,13 @@ ROOT = Path(__file__).parents[2]
 
 
 def deploy(directory: Path) -> Path:
-    """Copy what is deployed into a directory: everything but what .funcignore names, of which the last line counts."""
+    """Link what is deployed into a directory: everything but what .funcignore names, of which the last line counts."""
     lines = [line for line in (ROOT / ".funcignore").read_text().splitlines() if line and line[0] != "#"]
-
-    def ignored(_: str, names: list[str]) -> list[str]:
-        matching = {name: [line for line in lines if fnmatch(name, line.removeprefix("!"))] for name in names}
-        return [name for name, found in matching.items() if found and not found[-1].startswith("!")]
-
-    return Path(shutil.copytree(ROOT, directory, ignore=ignored))
+    for path in ROOT.iterdir():
+        naming = [line for line in lines if fnmatch(path.name, line.removeprefix("!"))]
+        if not naming or naming[-1].startswith("!"):
+            (directory / path.name).symlink_to(path)
+    return directory
 
 
 class WorkerDiedError(Exception):

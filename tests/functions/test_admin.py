@@ -132,6 +132,9 @@ async def test_dead_letters_are_listed_replayed_and_discarded(installation: Inst
         ({"identifier": "x"}, "identifier"),
         ({"direction": "sideways"}, "direction"),
         ({"since": "yesterday"}, "since"),
+        ({"since": "P999999999D"}, "since"),
+        ({"numbers": [2**63]}, "numbers"),
+        ({"limit": 2**63, "all": True}, "limit"),
         ([1], "object"),
     ],
 )

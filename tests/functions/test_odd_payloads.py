@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from weakref import WeakSet
 
 import pytest
 
+from changefeed.mirror import Mirror
 from changefeed.rewritten import Spelling
 from core.cosmos.feed import feed_ranges, pages
 from core.domain.events import AccountRegistered
@@ -192,6 +194,23 @@ async def test_a_feed_that_is_always_one_canary_late_is_not_taken_for_one_that_s
     await take(runtime, _TRIGGER, json.dumps([{**item, "_ts": 1} for item in before]), 0)
     assert await _unseen_s(runtime) < 60 + 3600, "an old one is no news"
     await take(runtime, _TRIGGER, json.dumps(await _canaries(installation)), 0)
+
+
+async def test_batches_do_not_pay_for_what_is_parked_more_often_than_its_pace_allows(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[bool] = []
+
+    async def retry(*_: Any, **options: Any) -> bool:
+        tried.append(options["eager"])
+        runtime.parked.next_try = math.inf
+        return False
+
+    monkeypatch.setattr(Mirror, "retry_parked", retry)
+    for number in range(3):
+        document = {"id": f"paced-{number}", "Email": "paced@example.com", **_SYSTEM}
+        await take(runtime, _TRIGGER, json.dumps([document]), 0)
+    assert tried == [True]
 
 
 async def test_nobody_waits_for_connections_longer_than_a_batch_has_time(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from core.errors import TransientError
 from functions.letters import Act
-from tests.integration.consumer_steps import DIARY, Room, Said, document, no_trouble
+from tests.integration.consumer_steps import DIARY, Left, Room, Said, document, no_trouble
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -269,6 +269,14 @@ async def test_a_page_waits_for_another_process_that_has_an_aggregate_of_it(room
     leave.set()
     await asyncio.gather(first, second)
     assert await room.said() == [1, 2]
+
+
+async def test_a_page_that_nobody_handles_ends_as_well_when_its_process_is_stopped(room: Room) -> None:
+    async def acknowledge(connection: AsyncConnection) -> None:
+        result = await connection.exec_driver_sql("SHOW idle_in_transaction_session_timeout")
+        assert result.scalar_one() != "0"
+
+    await room.apply(document(1, event=Left()), acknowledge=acknowledge)
 
 
 async def test_a_process_that_sleeps_in_a_handler_loses_its_transaction_to_the_next(room: Room) -> None:

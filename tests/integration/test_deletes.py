@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,7 +26,7 @@ from core.postgres.rights import Process
 from functions.bootstrap import bootstrap
 from outbox.relay import open_relay
 from tests.integration.mirror_steps import Steps, same
-from tests.integration.reconcile_steps import hard_delete, legacy, mirrored
+from tests.integration.reconcile_steps import HOUR, hard_delete, lagging, legacy, mirrored
 from tests.integration.relay_steps import make_primary
 
 if TYPE_CHECKING:
@@ -175,6 +176,36 @@ async def test_a_replica_that_is_behind_the_delete_is_asked_again(
             await apply(elsewhere, [later])
         assert await elsewhere.content("b") is not None
         assert await apply(elsewhere, [item]) == {"removed": 1}
+
+
+async def test_a_delete_that_comes_late_is_not_believed_of_a_replica_that_is_past_it_and_yet_behind(
+    own_cosmos_server: CosmosServer, settings: Settings, engine: AsyncEngine, mappings: Mappings
+) -> None:
+    here = settings.model_copy(
+        update={"cosmos_endpoint": own_cosmos_server.endpoint, "cosmos_key": SecretStr(own_cosmos_server.key)}
+    )
+    async with open_cosmos(here) as store:
+        await store.provision(mappings)
+        steps = Steps(engine, store, mappings, ACCOUNTS)
+        feed = Feed(steps)
+        await feed.read()
+        await mirrored(steps, "a")
+        own_cosmos_server.faults.add(lagging(0))  # from now on replicas remember
+        await hard_delete(steps, "a")
+        items = await feed.read()
+        await mirrored(steps, "a")  # again
+    async with open_cosmos(here) as other:  # a worker that was down for an hour, whose session has seen nothing
+        elsewhere = Steps(engine, other, mappings, ACCOUNTS)
+        own_cosmos_server.faults.add(lagging(2))
+        own_cosmos_server.faults.remove("lagging-0")
+        documents = CosmosDocuments(other, mappings)
+        late = ObservedDeletes(engine, documents, mappings, clock=lambda: time.time() + HOUR)
+        with pytest.raises(StoreUnavailableError):
+            await late.apply(ACCOUNTS.container, items, await elsewhere.phase())
+        assert await elsewhere.content("a") is not None
+        own_cosmos_server.faults.clear()
+        await late.apply(ACCOUNTS.container, items, await elsewhere.phase())
+        assert await elsewhere.content("a") is not None
 
 
 async def test_an_account_without_this_feed_is_told_apart(

@@ -116,6 +116,13 @@ async def test_values_of_a_short_type_can_be_swapped(town: Town, engine: AsyncEn
     assert (outcome.applied, outcome.parked) == (2, 0)
 
 
+async def test_addresses_that_are_checked_can_be_swapped(town: Town, engine: AsyncEngine) -> None:
+    await execute(engine, "ALTER TABLE people ADD CHECK (email ~ '^[^@]+@[^@]+$')")
+    await town.mirrored(await town.person("a", "1@x"), await town.person("b", "2@x"))
+    outcome = await town.mirrored(await town.person("a", "2@x"), await town.person("b", "1@x"))
+    assert (outcome.applied, outcome.parked) == (2, 0)
+
+
 async def test_an_older_refused_state_that_comes_again_does_not_take_the_place_of_a_newer_one(town: Town) -> None:
     first, between = await town.person("a", "a\0b"), await town.person("a", "good")
     await town.mirrored(await town.person("a", "a\0c"))
