@@ -117,13 +117,16 @@ class Projection:
 
         """
         document = self._from_columns(row)
-        plain, is_partial = dict(document), False
+        plain, in_parts = dict(document), set()
         for alias, kept in (row.get(SPELLING_COLUMN) or {}).items():
-            is_partial |= respell(document, alias, kept)
+            if respell(document, alias, kept):
+                in_parts.add(alias)
         for key, value in (row.get(self.body) or {}).items():
             if key not in self.aliases:
                 document[key] = value
-        return document if not is_partial or self._means(document, plain) else document | plain
+        if in_parts and not self._means(document, plain):
+            document |= {alias: plain[alias] for alias in in_parts}
+        return document
 
     def _means(self, document: Document, plain: Document) -> bool:
         """Whether a document that was respelled in parts is read as what the row means: validators may see it whole."""
@@ -131,7 +134,9 @@ class Projection:
             dumped = self._dump(self._validate(document, "the document"))
         except DocumentRefusedError:
             return False
-        return all(same_json(dumped[alias], value) for alias, value in plain.items())
+        # A column keeps less of a point in time than a document does.
+        kept = {one.alias: self._from_column(one, self._to_column(one, dumped[one.alias])) for one in self._columns}
+        return same_json(kept, plain)
 
     def parse(self, content: Document) -> BaseModel:
         """Read the model from a document's content.

@@ -15,7 +15,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from core.children import ChildTable
 from core.content import check_content
-from core.domain.mappings import GAME_SESSIONS
+from core.domain.mappings import ACCOUNTS, GAME_SESSIONS
 from core.entity import Entity
 from core.errors import DocumentRefusedError, MappingError
 from core.instant import Instant
@@ -279,3 +279,11 @@ def test_same_json_tells_kinds_apart_and_not_spellings(one: Any, other: Any, sam
 def test_a_decimal_is_no_json() -> None:
     with pytest.raises(DocumentRefusedError, match="Decimal"):
         check_content({"a": Decimal(1)})
+
+
+def test_a_part_that_changed_leaves_all_others_spelled_as_they_were() -> None:
+    created = "2024-12-11T12:25:37.9699417"  # more digits than its column holds
+    document = {"id": "a", "CreatedAt": created, "Subscription": {"Type": 1, "Tier": "old"}}
+    row = ACCOUNTS.row(document)
+    row["subscription"] = {**row["subscription"], "Tier": "new"}
+    assert ACCOUNTS.document_of_row(row) == document | {"Subscription": {"Type": 1, "Tier": "new"}}
