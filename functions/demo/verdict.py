@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from core.envelope import Origin
 from core.errors import DocumentRefusedError
 from core.projection import same_json
-from functions.demo.ledger import Kind
 from functions.demo.states import in_cosmos, in_postgres
 
 if TYPE_CHECKING:
@@ -110,8 +109,9 @@ def _judge(mapping: EntityMapping[Any], write: Write | None, state: State | None
         return Fault.STALE  # a document that nobody wrote
     if state is None or (state.content is None and write.content is not None):
         return Fault.LOST
-    # An update in Postgres leaves what it did not change as a legacy application spelled it.
-    found = _respelled(mapping, state.content) if write.kind is Kind.UPDATE else state.content
+    # An update in Postgres, of the key as well, leaves what it did not change as a legacy application spelled it.
+    is_update = write.stamp is not None and write.stamp.version > 1
+    found = _respelled(mapping, state.content) if is_update else state.content
     if not (_same(write.content, state.content) or _same(write.content, found)):
         return Fault.STALE
     if write.stamp is None:
