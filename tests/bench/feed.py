@@ -12,13 +12,10 @@ is sent to Cosmos DB until another session can read its row.
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
-import tempfile
 import uuid
 from contextlib import asynccontextmanager
 from itertools import count
-from pathlib import Path
 from statistics import median, quantiles
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
@@ -36,10 +33,10 @@ from core.mappings import Mappings
 from core.postgres.phases import read_phase
 from core.settings import Settings
 from core.stamp import Stamp
+from tests.bench.command import running
 from tests.bench.mirrored import check, contents, opened
 from tests.bench.server import server_process
 from tests.bench.wire import WrongAnswerError
-from tests.chaos.fleet import environment_of
 from tests.stores import install, memory
 
 if TYPE_CHECKING:
@@ -183,7 +180,7 @@ class _Bench:
     async def times(self, seconds: float, rounds: int) -> dict[str, float | int | str]:
         p50: list[float] = []
         p99: list[float] = []
-        async with self._database() as (_, settings), _processor(settings):
+        async with self._database() as (_, settings), running("mirror", settings):
             await self._times(settings, 10)  # it has started, and has read what was there
             for number in range(rounds):
                 print(f"round {number + 1} of {rounds}", file=sys.stderr)
@@ -229,19 +226,3 @@ class _Bench:
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from errors
         return took
-
-
-@asynccontextmanager
-async def _processor(settings: Settings) -> AsyncIterator[None]:
-    """Run the command as a process."""
-    with tempfile.TemporaryFile() as log:
-        process = await asyncio.create_subprocess_exec(
-            *(str(Path(sys.executable).with_name("crossfeed")), "mirror"),
-            env={**os.environ, **environment_of(settings)},
-            stderr=log,
-        )
-        try:
-            yield
-        finally:
-            process.terminate()
-            await process.wait()

@@ -7,14 +7,11 @@ again and again; the SDK's own time is that of its call, without anybody who has
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
-import tempfile
 import threading
 import time
 from contextlib import asynccontextmanager
 from itertools import count
-from pathlib import Path
 from statistics import median, quantiles
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,10 +25,10 @@ from core.local.postgres import EmbeddedPostgres
 from core.mappings import Mappings
 from core.postgres.engine import open_engine
 from core.settings import Settings
+from tests.bench.command import running
 from tests.bench.cosmos import feed_page
 from tests.bench.server import server_process
 from tests.bench.wire import Signer, WrongAnswerError, drive, expect
-from tests.chaos.fleet import environment_of
 from tests.integration.relay_steps import make_primary
 from tests.stores import install, memory
 
@@ -71,7 +68,7 @@ async def measure(seconds: float, rounds: int) -> dict[str, float | int | str]:
             async with open_cosmos(settings) as store, open_engine(settings) as engine:
                 await store.provision(Mappings(MAPPINGS))
                 await make_primary(engine)
-                async with _relay(settings), _clients(settings) as clients:
+                async with running("relay", settings), _clients(settings) as clients:
                     bench = Bench(Signer(server.endpoint, server.key), clients, store)
                     await bench.prepare()
                     for number in range(rounds):
@@ -190,22 +187,6 @@ class Bench:
                 raise WrongAnswerError(msg)
             else:
                 time.sleep(ASK_EVERY_S)
-
-
-@asynccontextmanager
-async def _relay(settings: Settings) -> AsyncIterator[None]:
-    """Run the command as a process."""
-    with tempfile.TemporaryFile() as log:
-        process = await asyncio.create_subprocess_exec(
-            *(str(Path(sys.executable).with_name("crossfeed")), "relay"),
-            env={**os.environ, **environment_of(settings)},
-            stderr=log,
-        )
-        try:
-            yield
-        finally:
-            process.terminate()
-            await process.wait()
 
 
 @asynccontextmanager

@@ -15,6 +15,8 @@ from core.content import load_exact
 from core.domain.mappings import MAPPINGS
 
 if TYPE_CHECKING:
+    from core.content import Document
+    from core.mapping import EntityMapping
     from core.projection import Row
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
@@ -116,3 +118,10 @@ def as_postgres(table: sa.Table, row: Row) -> Row:
         else:
             returned[name] = value
     return returned
+
+
+def through_a_row(mapping: EntityMapping[Any], document: Document) -> list[Document]:
+    """Return what comes back of a document from its row, in each form that a row takes on its way."""
+    row = mapping.row(document)
+    forms = (row, json.loads(json.dumps(row)), as_postgres(mapping.table, row))
+    return [mapping.document_of_row(form) for form in forms]

@@ -14,15 +14,13 @@ from hypothesis import strategies as st
 
 from core import domain
 from core.content import ENVELOPE
-from core.domain import awkward
 from core.domain.account import Account, SubscriptionType
 from core.domain.game_session import Compass, SessionStatus
 from core.domain.mappings import ACCOUNTS, GAME_SESSIONS, MAPPINGS, PENDING_SIGNUPS, USER_PROFILES
-from core.domain.samples import sample_documents
 from core.domain.shapes import StoredEntity, StoredPart, timespan
 from core.errors import DocumentRefusedError
 from core.projection import same_json
-from tests.unit.strategies import as_cosmos, as_postgres, date_texts, names, numbers, texts, values
+from tests.unit.strategies import as_cosmos, as_postgres, date_texts, names, numbers, texts, through_a_row, values
 
 if TYPE_CHECKING:
     from core.content import Document
@@ -119,12 +117,6 @@ CASES = [
 ]
 
 
-def _through_a_row(mapping: EntityMapping[Any], document: Document) -> list[Document]:
-    row = mapping.row(document)
-    forms = (row, json.loads(json.dumps(row)), as_postgres(mapping.table, row))
-    return [mapping.document_of_row(form) for form in forms]
-
-
 @pytest.mark.parametrize(("mapping", "documents"), CASES)
 @settings(max_examples=30)
 @given(data=st.data())
@@ -132,11 +124,11 @@ def test_every_document_comes_back_from_its_row(
     mapping: EntityMapping[Any], documents: st.SearchStrategy[Document], data: st.DataObject
 ) -> None:
     document = data.draw(documents)
-    for returned in _through_a_row(mapping, document):
+    for returned in through_a_row(mapping, document):
         assert same_json(returned, document)
-    assert same_json(_through_a_row(mapping, as_cosmos(document))[0], document)
+    assert same_json(through_a_row(mapping, as_cosmos(document))[0], document)
     dressed = {**document, "_etag": "x", "_ts": 1, ENVELOPE: {"epoch": 1}}
-    assert same_json(_through_a_row(mapping, dressed)[0], document)
+    assert same_json(through_a_row(mapping, dressed)[0], document)
 
 
 @pytest.mark.parametrize("mapping", MAPPINGS, ids=lambda mapping: mapping.name)
@@ -246,55 +238,6 @@ def test_a_duration_is_spelled_as_dotnet_does(seconds: float, text: str) -> None
     assert timespan(timedelta(seconds=seconds)) == text
     with pytest.raises(ValueError, match="end before"):
         timespan(timedelta(seconds=-1))
-
-
-# -- samples
-
-
-def test_samples_are_counted_and_the_same_for_the_same_seed() -> None:
-    samples = sample_documents(300, seed=7)
-    assert sum(map(len, samples.values())) == 300
-    assert samples == sample_documents(300, seed=7)
-    assert samples != sample_documents(300, seed=8)
-    assert {name: len(documents) for name, documents in sample_documents(0, seed=7).items()} == {
-        name: len(documents) for name, documents in awkward.documents().items()
-    }
-
-
-def test_samples_are_foreign_acceptable_distinct_and_come_back_from_their_rows() -> None:
-    samples = sample_documents(400, seed=1)
-    assert samples.keys() == {mapping.container for mapping in MAPPINGS}
-    for mapping in MAPPINGS:
-        documents = samples[mapping.container]
-        assert len({mapping.identity(document) for document in documents}) == len(documents)
-        for document in documents:
-            mapping.check(document)
-            assert ENVELOPE not in document
-            for returned in _through_a_row(mapping, document):
-                assert same_json(returned, document)
-
-
-def test_samples_hold_every_awkward_case() -> None:
-    samples = sample_documents(0, seed=1)
-    accounts, profiles = samples["Accounts"], samples["UserProfiles"]
-    sessions, signups = samples["GameSessions"], samples["PendingSignups"]
-    everything = [document for documents in samples.values() for document in documents]
-    text = json.dumps(everything, ensure_ascii=False)
-    assert {"acc-1", awkward.DASHED, awkward.PLAIN} <= {account["id"] for account in accounts}
-    assert all(json.dumps(name, ensure_ascii=False) in text for name in awkward.NAMES)
-    assert "9999-12-31T23:59:59.9999999" in text
-    assert {type(session.get("Status")) for session in sessions} >= {int, str}
-    assert any("Discriminator" in one for one in everything)
-    assert any("$type" in one for one in everything)
-    assert any(isinstance(session.get("PlayerNames"), str) for session in sessions)
-    assert any(isinstance(session.get("CompassValues"), str) for session in sessions)
-    emails = [account["Email"] for account in accounts if "Email" in account]
-    assert len(set(emails)) > len({email.lower() for email in emails})
-    assert len({signup["email"] for signup in signups}) > len({signup["email"].lower() for signup in signups})
-    known = {account["id"] for account in accounts}
-    assert {session["accountId"] in known for session in sessions} == {True, False}
-    assert next(iter(samples)) == "GameSessions"  # so that sessions arrive before their accounts
-    assert any(profile["id"] == profile.get("Name") or "Name" not in profile for profile in profiles)
 
 
 def test_the_domain_knows_neither_store() -> None:
