@@ -11,6 +11,7 @@ import random
 import subprocess
 import time
 from dataclasses import dataclass
+from statistics import mean
 from typing import TYPE_CHECKING
 
 import pytest
@@ -121,11 +122,12 @@ async def test_under_constant_load_nothing_grows(tmp_path: Path) -> None:
 def _check_flat(samples: list[Sample]) -> None:
     third = len(samples) // 3
     for name in samples[-1].sizes:
+        # The mean: the log is a saw, and how high a tooth is seen depends on when one looks.
         second, last = (
-            max(sample.sizes.get(name, 0) for sample in part) for part in (samples[third:-third], samples[-third:])
+            mean(sample.sizes.get(name, 0) for sample in part) for part in (samples[third:-third], samples[-third:])
         )
         assert last <= second * ROOM + 64 * 1024, (
-            f"{name} grows: {second:,} bytes in the second third, {last:,} in the last"
+            f"{name} grows: {second:,.0f} bytes in the second third, {last:,.0f} in the last"
         )
 
 
