@@ -12,6 +12,7 @@ from core.postgres.failures import translated
 from core.postgres.guarded import apply_documents
 from core.postgres.mirror_parking import MirrorPatience
 from core.postgres.mirror_retry import retry_parked
+from core.postgres.prepared import let_prepare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -110,6 +111,7 @@ class Mirror:
         """
         with translated(f"mirroring {len(documents)} documents of {container!r}"):
             async with self._engine.begin() as connection:
+                await let_prepare(connection)
                 outcome = await apply_documents(
                     connection, self._mappings, container, documents, phase, self._reader, patience=self._patience
                 )
@@ -138,6 +140,7 @@ class Mirror:
         try:
             with translated("trying parked documents again"):
                 async with self._engine.begin() as connection:
+                    await let_prepare(connection)
                     outcome, more = await retry_parked(
                         connection, self._mappings, phase, self._reader, self._patience, eager=eager
                     )

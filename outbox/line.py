@@ -8,11 +8,10 @@ that the next one leads to the same run of the same server is what each statemen
 from __future__ import annotations
 
 import asyncio
-import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
-from core.postgres.engine import fetch, raw
+from core.postgres.prepared import let_prepare
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -21,9 +20,6 @@ if TYPE_CHECKING:
 
 LEAST_POOL: Final = 4
 """Of a pool smaller than this no connection is kept: heartbeats and cursors need some as well."""
-
-REPLAN_S: Final = 10.0
-"""How long plans are used, in seconds: a table may have grown from empty to large, and not been analyzed yet."""
 
 
 class Line:
@@ -42,8 +38,6 @@ class Line:
         self._clock = clock
         self._turn = asyncio.Lock()
         self._connection: AsyncConnection | None = None
-        self._prepares = False
-        self._planned_at = 0.0
 
     @asynccontextmanager
     async def use(self) -> AsyncIterator[AsyncConnection]:
@@ -71,13 +65,8 @@ class Line:
         if self._connection is None:
             self._connection = await self._engine.connect()
             await self._connection.execution_options(isolation_level="AUTOCOMMIT")
-            self._prepares = self._is_kept and await _leads_to_postgres(self._connection)
-            if self._prepares:
-                (await raw(self._connection)).prepare_threshold = sys.maxsize  # only what asks for it
-            self._planned_at = self._clock()
-        elif self._prepares and self._clock() - self._planned_at >= REPLAN_S:
-            await (await raw(self._connection)).execute("DISCARD PLANS")
-            self._planned_at = self._clock()
+        if self._is_kept:
+            await let_prepare(self._connection, self._clock)
         return self._connection
 
     async def _end(self) -> None:
@@ -89,11 +78,4 @@ class Line:
     async def _give_back(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            (await raw(connection)).prepare_threshold = None
             await connection.close()
-
-
-async def _leads_to_postgres(connection: AsyncConnection) -> bool:
-    """Whether the process that answers is the one that the connection was opened with; a pooler says its own."""
-    [(pid,)] = await fetch(connection, "SELECT pg_backend_pid()", {})
-    return bool(pid == (await raw(connection)).info.backend_pid)

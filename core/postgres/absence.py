@@ -25,7 +25,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from core.envelope import FOREIGN, Origin
+from core.envelope import Origin
 from core.postgres.authority import Change
 from core.postgres.dead_letters import identity_columns
 from core.postgres.guarded import lock_and_check, lock_identities
@@ -176,7 +176,7 @@ async def _bury(
         assert held.stamp is not None
         taken = held.taken.ts if held.taken is not None else 0
         position = Position(max(int(now), taken), AFTER_ALL)
-        change = Change(held.identity, {}, "", position, FOREIGN, deleted=True)
+        change = Change(held.identity, {}, "", position, deleted=True)
         changes.append((change, Stamp(epoch, held.stamp.version + 1)))
     await connection.exec_driver_sql("SELECT set_config('crossfeed.mirroring', 'on', true)")
     await bury(connection, mapping, changes)

@@ -19,6 +19,7 @@ and our next writer counts on from it. Equal content under an equal stamp is the
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, assert_never
 
 from core.content import content_of, spelled
@@ -35,42 +36,49 @@ if TYPE_CHECKING:
     from core.postgres.held import Held
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Change:
-    """A document as the change feed, or a point read, showed it."""
+    """A document as the change feed, or a point read, showed it.
+
+    Who wrote it is found out when it is first asked for: it costs more than all the rest, and Postgres can be at work
+    meanwhile.
+    """
 
     identity: Identity
     document: Document
     etag: str
     position: Position
-    author: Author
     deleted: bool
-    is_sound: bool = False
-    """The document's content passes `check_values` for certain; most do, and it was found out with their hash."""
     departed: bool = False
     """The document is of another type: all that it says of this identity is that its entity is not there."""
 
     @classmethod
     def of(cls, identity: Identity, document: Document) -> Change:
         """Take a document with its system properties; one without `_lsn` came from a reader that knows none."""
-        try:
-            canonical, is_sound = spelled(content_of(document))
-        except DocumentRefusedError:
-            canonical, is_sound = None, False
-        return cls(
-            identity,
-            document,
-            str(document.get("_etag", "")),
-            position_of(document),
-            author_of(document, canonical),
-            is_deleted(document),
-            is_sound,
-        )
+        return cls(identity, document, str(document.get("_etag", "")), position_of(document), is_deleted(document))
 
     @classmethod
     def departed_from(cls, identity: Identity, document: Document) -> Change:
         """Take a document of another type that stands where an entity would."""
         return replace(cls.of(identity, document), deleted=True, departed=True)
+
+    @property
+    def author(self) -> Author:
+        """Who wrote it, by its hash."""
+        return self._known[0]
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the content passes `check_values` for certain; most do, and it is found out with their hash."""
+        return self._known[1]
+
+    @cached_property
+    def _known(self) -> tuple[Author, bool]:
+        try:
+            canonical, is_sound = spelled(content_of(self.document))
+        except DocumentRefusedError:
+            canonical, is_sound = None, False
+        return author_of(self.document, canonical), is_sound
 
 
 @dataclass(frozen=True, slots=True)

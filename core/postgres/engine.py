@@ -38,7 +38,8 @@ _DEFAULTS: dict[str, Any] = {
 async def open_engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
     """Yield an engine on CROSSFEED_POSTGRES_DSN (any libpq URI, several hosts included); close its pool at the end.
 
-    Works behind PgBouncer in transaction mode: no prepared statements, no session state. Of several hosts the first
+    Works behind PgBouncer in transaction mode: no session state, and prepared statements only where nobody is between
+    (core.postgres.prepared). Of several hosts the first
     that takes writes is used, for each new connection again, so a failover needs no restart.
 
     Raises:
@@ -133,7 +134,7 @@ async def raw(connection: AsyncConnection) -> psycopg.AsyncConnection[Any]:
 async def fetch(connection: AsyncConnection, sql: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
     """Run a hot statement in the transaction of `connection` and return its rows, past SQLAlchemy's own rows.
 
-    It is prepared where the connection prepares at all (outbox.line).
+    It is prepared where the connection prepares at all (core.postgres.prepared).
 
     Raises:
         sqlalchemy.exc.DBAPIError: Postgres refused it, or did not answer.

@@ -1,8 +1,9 @@
 """The guarded write to Postgres: the only way in which mirror, backfill and repair write mapped tables.
 
 One READ COMMITTED transaction, the caller's: the mapped tables are locked as the flip locks them, then phase and epoch
-are read afresh (a mirror that slept through a switch must not write), then the identities are locked in order. Only
-then is anything read, decided (core.postgres.authority) or written.
+are read afresh (a mirror that slept through a switch must not write), then the identities are locked in order, then
+what is held is read: all that in one go, while the hashes of the documents are computed here. Only then is anything
+decided (core.postgres.authority) or written.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from core.postgres.departures import with_departures
 from core.postgres.engine import fetch
 from core.postgres.mirror_parking import MirrorPatience, park
 from core.postgres.mirrored_batch import Batch, DocumentReader, Outcome, Write
-from core.postgres.mirrored_judging import judge
+from core.postgres.mirrored_judging import Opening, judge
 from core.postgres.mirrored_writing import carry_out, put_aside
 from core.postgres.names import table_name, text_array
 from core.postgres.phases import READ_PHASE, phase_of
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from core.mapping import EntityMapping
     from core.mappings import Mappings
     from core.phases import PhaseRow
+    from core.postgres.pipeline import Answer, Statement
 
 log = structlog.get_logger()
 
@@ -81,17 +83,20 @@ async def apply_documents(  # noqa: PLR0913, PLR0917 - the facts of one guarded 
     """
     types = mappings.in_container(container)
     batch = Batch(connection, mappings, phase, reader, clock, Outcome())
-    await lock_and_check(connection, types, phase)
     sorted_out = _by_type(batch, container, documents)
-    changes = {
-        mapping: await _changes(batch, mapping, sorted_out[mapping]) for mapping in types if mapping in sorted_out
-    }
+    unusable: list[tuple[Identity, str, Document]] = []
+    changes = {mapping: _changes(mapping, sorted_out[mapping], unusable) for mapping in types if mapping in sorted_out}
     changes = with_departures(mappings, container, documents, changes)
-    locks = [_locking([identity for found in changes.values() for identity in found])]
+    opening: Opening | None = _opening(types, phase, [identity for found in changes.values() for identity in found])
     writes: list[Write] = []
     for mapping, found in changes.items():
-        writes += await judge(batch, mapping, found, locks)
-        locks = []  # the first has taken all of them
+        if found:
+            writes += await judge(batch, mapping, found, opening)
+            opening = None
+    if opening is not None:
+        await lock_and_check(connection, types, phase)
+    for identity, reason, document in unusable:
+        await put_aside(batch, identity, reason, document)
     if waiting := await carry_out(batch, writes):
         await park(connection, [(one.write.change, one.reason) for one in waiting], patience)
         batch.outcome.parked += len(waiting)
@@ -118,12 +123,29 @@ async def lock_and_check(connection: AsyncConnection, mappings: Iterable[EntityM
         PrimaryMovedError: the phase or the epoch is not `phase` any more.
 
     """
-    tables = [table for mapping in mappings for table in (mapping.table, *(child.table for child in mapping.children))]
-    lock = f"LOCK TABLE {', '.join(map(table_name, tables))} IN ROW EXCLUSIVE MODE"
     async with pipelined(connection) as pipeline:
-        await pipeline.exec_driver_sql(lock)
-        found = await pipeline.exec_driver_sql(READ_PHASE)  # with a snapshot that is younger than the lock
-    now = phase_of(await found.fetchall())
+        answers = [await pipeline.exec_driver_sql(*statement) for statement in _locking_tables(mappings)]
+    _check_phase(await answers[-1].fetchall(), phase)
+
+
+def _opening(mappings: Iterable[EntityMapping[Any]], phase: PhaseRow, identities: Iterable[Identity]) -> Opening:
+    """What `lock_and_check` and `lock_identities` do, for the pipeline that reads what is held."""
+    tables = _locking_tables(mappings)
+
+    async def check(answers: Sequence[Answer]) -> None:
+        _check_phase(await answers[len(tables) - 1].fetchall(), phase)
+
+    return Opening((*tables, _locking(identities)), check)
+
+
+def _locking_tables(mappings: Iterable[EntityMapping[Any]]) -> tuple[Statement, ...]:
+    """Return what locks the tables, and what reads the phase with a snapshot that is younger than the lock."""
+    tables = [table for mapping in mappings for table in (mapping.table, *(child.table for child in mapping.children))]
+    return (f"LOCK TABLE {', '.join(map(table_name, tables))} IN ROW EXCLUSIVE MODE",), (READ_PHASE,)
+
+
+def _check_phase(rows: Sequence[tuple[Any, ...]], phase: PhaseRow) -> None:
+    now = phase_of(rows)
     if (now.phase, now.epoch) != (phase.phase, phase.epoch):
         msg = (
             f"the batch was read in phase {phase.phase.label}, epoch {phase.epoch};"
@@ -162,15 +184,17 @@ def say_unmapped(container: str) -> None:
     log.info("mirror.unmapped", container=container)
 
 
-async def _changes(batch: Batch, mapping: EntityMapping[Any], documents: Sequence[Document]) -> dict[Identity, Change]:
-    """Return the newest change of each identity; what has no usable identity goes to the dead letters."""
+def _changes(
+    mapping: EntityMapping[Any], documents: Sequence[Document], unusable: list[tuple[Identity, str, Document]]
+) -> dict[Identity, Change]:
+    """Return the newest change of each identity; add what has no usable one to `unusable`, with the reason."""
     changes: dict[Identity, Change] = {}
     for document in documents:
         try:
             change = Change.of(_storable_identity(mapping, document), document)
         except DocumentRefusedError as error:
             identity = Identity(mapping.name, "", str(document.get("id", "")))
-            await put_aside(batch, identity, str(error), document)
+            unusable.append((identity, str(error), document))
             continue
         known = changes.pop(change.identity, None)
         changes[change.identity] = change if known is None or is_later(change.position, known.position) else known

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from core.envelope import FOREIGN
 from core.errors import StoreUnavailableError
 from core.postgres.authority import Change, Ignore, ReadByKey
 from core.postgres.guarded import lock_and_check, lock_identities
@@ -125,7 +124,7 @@ async def _judge(
     batch: Batch, mapping: EntityMapping[Any], parked: list[ParkedChange], unclear: list[Identity]
 ) -> list[Write]:
     """Read documents by their keys and decide; what may be the answer of a replica that is behind is `unclear`."""
-    changes = [Change(one.identity, {}, one.etag, one.position, FOREIGN, deleted=False) for one in parked]
+    changes = [Change(one.identity, {}, one.etag, one.position, deleted=False) for one in parked]
     if not changes:
         return []
     held = await read_held_of(batch, mapping, changes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, assert_never
 
 import structlog
@@ -22,12 +23,12 @@ from core.postgres.mirrored_writing import put_aside
 from core.postgres.pipeline import savepoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from core.content import Document
     from core.identity import Identity
     from core.mapping import EntityMapping
-    from core.postgres.pipeline import Statement
+    from core.postgres.pipeline import Answer, Statement
 
 log = structlog.get_logger()
 
@@ -48,8 +49,16 @@ STALE_READ_S = 60.0
 of Cosmos DB must have stepped back: waiting for ever would block the feed."""
 
 
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What a guarded write begins with: statements that travel with its first reading, and what their answers prove."""
+
+    statements: Sequence[Statement]
+    check: Callable[[Sequence[Answer]], Awaitable[None]]
+
+
 async def judge(
-    batch: Batch, mapping: EntityMapping[Any], changes: dict[Identity, Change], first: Sequence[Statement] = ()
+    batch: Batch, mapping: EntityMapping[Any], changes: dict[Identity, Change], opening: Opening | None = None
 ) -> list[Write]:
     """Decide what every change may do; quarantine what was not to be written, return what is to be.
 
@@ -57,10 +66,10 @@ async def judge(
         batch: the guarded write.
         mapping: of the documents.
         changes: one of each identity.
-        first: what locks them, where they are not locked yet; it travels with the reading.
+        opening: what locks them, where they are not locked yet.
 
     """
-    held = await read_held_of(batch, mapping, list(changes.values()), stamps_query, first)
+    held = await read_held_of(batch, mapping, list(changes.values()), stamps_query, opening)
     decided: dict[Identity, Decided] = {}
     for identity, known in held.items():
         try:
@@ -133,16 +142,22 @@ async def read_held_of(
     mapping: EntityMapping[Any],
     changes: Sequence[Change],
     query: Query = held_query,
-    first: Sequence[Statement] = (),
+    opening: Opening | None = None,
 ) -> dict[Identity, Held]:
     """Read what is held of all changes; a key that its column cannot hold becomes a dead letter."""
     identities = [change.identity for change in changes]
+    first: list[Answer] = []
     try:
-        async with savepoint(batch.connection, first=first) as pipeline:
+        async with savepoint(batch.connection, first=opening.statements if opening else ()) as pipeline:
+            first = pipeline.first
             found = await pipeline.exec_driver_sql(*query(mapping, identities))
+            for change in changes:
+                _ = change.author  # computed here while Postgres reads
     except (DBAPIError, DocumentRefusedError) as error:  # the latter of what was parked before the key was another one
         if isinstance(error, DBAPIError) and not is_documents_fault(error):
             raise
+        if opening is not None:
+            await opening.check(first)
         if len(changes) == 1:
             if changes[0].departed:  # nothing that its column cannot hold was ever there
                 return {}
@@ -151,6 +166,8 @@ async def read_held_of(
         half = len(changes) // 2
         one = await read_held_of(batch, mapping, changes[:half], query)
         return one | await read_held_of(batch, mapping, changes[half:], query)
+    if opening is not None:
+        await opening.check(first)
     records = await found.fetchall()
     return {key: held_of(mapping, key, record) for key, record in zip(identities, records, strict=True)}
 

@@ -47,9 +47,12 @@ class Pipeline:
         """Of what came before the savepoint."""
 
     async def exec_driver_sql(self, statement: str, parameters: dict[str, Any] | None = None, /) -> Answer:
-        """Send one statement; when the pipeline has ended, the cursor that is returned has its rows."""
+        """Send one statement; when the pipeline has ended, the cursor that is returned has its rows.
+
+        It is prepared where the connection prepares at all (core.postgres.prepared).
+        """
         cursor = self._driver.cursor(binary=True)
-        await cursor.execute(statement, parameters)
+        await cursor.execute(statement, parameters, prepare=True)
         return cursor
 
 

@@ -83,3 +83,5 @@ async def _back_to_postgres(engine: Any, cosmos: CosmosStore, mappings: Mappings
     async with engine.connect() as connection:
         found = await connection.exec_driver_sql("SELECT display_name FROM accounts WHERE id = 'new'")
         assert found.scalar_one() == "of Cosmos DB"
+        prepared = await connection.exec_driver_sql("SELECT count(*) FROM pg_prepared_statements")
+        assert prepared.scalar_one() == 0  # the next statement may meet another session
