@@ -33,7 +33,7 @@ demo: environment ## both directions on this machine, with a verdict
 	$(BIN)/crossfeed demo
 
 bench: environment ## what the README says of speed, measured on this machine
-	for name in cosmos capture drain sink latency peers mirror feed; do $(BIN)/python -m tests.bench $$name || exit 1; done
+	for name in cosmos capture drain sink latency peers mirror feed switch parity; do $(BIN)/python -m tests.bench $$name || exit 1; done
 
 chaos: environment ## the tests that kill and cut for minutes, and examples by the thousand
 	$(BIN)/python -m pytest -m "chaos and not soak"

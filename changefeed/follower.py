@@ -17,8 +17,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from changefeed.checkpoints import Step, move_checkpoint, read_checkpoint
-from changefeed.pressure import Pace
 from core.cosmos.feed import parts
+from core.pace import Pace
 from core.postgres.failures import translated
 
 if TYPE_CHECKING:

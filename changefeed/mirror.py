@@ -13,6 +13,7 @@ from core.postgres.guarded import apply_documents
 from core.postgres.mirror_parking import MirrorPatience
 from core.postgres.mirror_retry import retry_parked
 from core.postgres.prepared import let_prepare
+from core.postgres.watermarks_seen import record_barrier_marks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -115,6 +116,7 @@ class Mirror:
                 outcome = await apply_documents(
                     connection, self._mappings, container, documents, phase, self._reader, patience=self._patience
                 )
+                await record_barrier_marks(connection, container, documents)
                 await acknowledge(connection)
         if outcome.applied or outcome.buried:
             await self._retry_beside(phase)

@@ -1,4 +1,4 @@
-"""Takes from Postgres what it can give: fewer batches at once than it has connections, smaller ones when it is slow."""
+"""Takes from Postgres what it can give: fewer batches at once than it has connections."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-TARGET_S = 0.5
-"""How long a batch may take, from wanting a connection to its commit, before the next ones are smaller."""
-SMALLEST_PAGE = 10
+    from core.pace import Pace
+
 _KEPT_FREE = 4
 """Connections for heartbeats, probes and what waits beside the feeds, which must not wait behind batches."""
 
@@ -44,30 +43,3 @@ class Pressure:
                     self.under_way -= 1
         finally:
             pace.took(self._clock() - begun)
-
-
-class Pace:
-    """The page size and the pauses of one feed range: what is slow becomes small, and after that rare.
-
-    A range whose batches are slow leaves the others their connections: it waits as long as its last batch took.
-
-    Args:
-        largest: documents a page may hold.
-
-    """
-
-    def __init__(self, largest: int) -> None:
-        self._largest = largest
-        self._smallest = min(SMALLEST_PAGE, largest)
-        self.page_size = largest
-        self.pause_s = 0.0
-
-    def took(self, seconds: float) -> None:
-        """Learn from one batch."""
-        if seconds > TARGET_S:
-            self.pause_s = min(seconds, 10 * TARGET_S) if self.page_size == self._smallest else 0.0
-            self.page_size = max(self._smallest, self.page_size // 2)
-        else:
-            self.pause_s = 0.0
-            if seconds < TARGET_S / 2:
-                self.page_size = min(self._largest, self.page_size * 2)

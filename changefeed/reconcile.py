@@ -18,7 +18,6 @@ from changefeed.mirror import Mirror
 from changefeed.reconcile_pass import Pass
 from changefeed.reconcile_state import ContainerReport, Turn, TurnLostError
 from changefeed.reconcile_work import Work
-from changefeed.throttle import Throttle
 from core.cosmos.documents import CosmosDocuments
 from core.cosmos.failures import CosmosUnavailableError
 from core.errors import ConcurrencyError, ConflictError, PrimaryMovedError, TransientError
@@ -26,6 +25,7 @@ from core.phases import Phase, PhaseState
 from core.postgres.engine import ending_silence
 from core.postgres.failures import translated
 from core.postgres.phases import read_phase
+from core.throttle import Throttle
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence

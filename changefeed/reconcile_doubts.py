@@ -53,7 +53,7 @@ class Looks(Protocol):
         """
         ...
 
-    async def catch_up(self, container: str) -> None:
+    async def catch_up(self, container: str) -> object:
         """Let no look at this container from now on be older than this call.
 
         Raises:

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from changefeed.mirror import Mirror
     from changefeed.reconcile_doubts import Looks
     from changefeed.reconcile_state import Round, Turn
-    from changefeed.throttle import Throttle
     from core.content import Document
     from core.cosmos.client import CosmosStore
     from core.mappings import Mappings
     from core.phases import PhaseRow
     from core.settings import Settings
+    from core.throttle import Throttle
 
 log = structlog.get_logger()
 

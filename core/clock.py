@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from typing import Final
 
-_BOOTTIME: Final[int | None] = getattr(time, "CLOCK_BOOTTIME", None)
+_CLOCK: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""CLOCK_BOOTTIME is Linux's; on macOS CLOCK_MONOTONIC counts the time asleep, and time.monotonic() does not."""
 
 
 def boot_clock() -> float:
-    """Return seconds since some moment in the past; only differences mean anything. Counts suspend on Linux."""
-    return time.clock_gettime(_BOOTTIME) if _BOOTTIME is not None else time.monotonic()
+    """Return seconds since some moment in the past; only differences mean anything."""
+    return time.clock_gettime(_CLOCK)

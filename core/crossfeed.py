@@ -2,40 +2,55 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
-from core.cosmos.client import CosmosStore, open_cosmos
+from core.cosmos.lazy import LazyCosmos
+from core.cosmos.noted_phase import read_noted_phase
 from core.cosmos.unit_of_work import CosmosUnitOfWork
+from core.cosmos.write_gate import Ungated
 from core.envelope import Origin
-from core.errors import ConfigurationError, PrimaryMovedError, TransientError
+from core.errors import ConfigurationError, PhasePinnedError, PrimaryMovedError, TransientError
 from core.mappings import Mappings
+from core.migration.routing import Routing
 from core.phases import Phase, PhaseRow, PhaseState
 from core.postgres.engine import open_engine
 from core.postgres.failures import translated
 from core.postgres.fit import check_fit
-from core.postgres.phases import read_phase
 from core.postgres.schema import check_schema
 from core.postgres.unit_of_work import PostgresUnitOfWork
+from core.postgres.write_lease import WriteLease
 from core.read_only import ReadOnlyUnitOfWork
+from core.recorded_phase import RecordedPhase, UnrecordedPhase
+from core.transact import transact
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from core.mapping import EntityMapping
+    from core.migration.shadow import ShadowReads
+    from core.recorded_phase import PhaseSource
     from core.repository import UnitOfWork
     from core.settings import Settings
 
 log = structlog.get_logger()
 
-PHASE_AGE_S: Final = 1.0
-"""How long a phase that was read is believed, in seconds. Postgres fences older beliefs itself."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Both:
+    """What a process has that knows Postgres too."""
+
+    engine: AsyncEngine
+    lease: WriteLease
+    routing: Routing
 
 
 class Crossfeed:
@@ -51,19 +66,15 @@ class Crossfeed:
         self,
         settings: Settings,
         mappings: Mappings,
-        engine: AsyncEngine,
-        stack: AsyncExitStack,
-        clock: Callable[[], float] = time.monotonic,
+        phases: PhaseSource,
+        cosmos: LazyCosmos,
+        both: _Both | None = None,
     ) -> None:
         self._settings = settings
         self._mappings = mappings
-        self._engine = engine
-        self._stack = stack
-        self._clock = clock
-        self._store: CosmosStore | None = None
-        self._phase: PhaseRow | None = None
-        self._phase_read_at = 0.0
-        self._lock = asyncio.Lock()
+        self._phases = phases
+        self._cosmos = cosmos
+        self._both = both
 
     @classmethod
     @asynccontextmanager
@@ -75,6 +86,9 @@ class Crossfeed:
         Cosmos DB is opened at once while it is the primary. While Postgres is, an application starts without it, with
         a warning in the log: the relay is who needs it then.
 
+        A process that is pinned to phase `cosmos_only` and has no CROSSFEED_POSTGRES_DSN runs on Cosmos DB alone. No
+        switch can stop its writes, so it is started again, with Postgres, before that phase is left.
+
         Args:
             settings: `Settings.load()`.
             mappings: all mappings of the application.
@@ -85,31 +99,56 @@ class Crossfeed:
 
         """
         known = mappings if isinstance(mappings, Mappings) else Mappings(mappings)
-        async with AsyncExitStack() as stack:
-            engine = await stack.enter_async_context(open_engine(settings))
-            with translated("checking the schema"):
-                async with engine.connect() as connection:
-                    await check_schema(connection)
-                    await check_fit(connection, known)
-            db = cls(settings, known, engine, stack)
-            await db._check_cosmos(await db.phase())
+        alone = settings.phase is Phase.COSMOS_ONLY and settings.postgres_dsn is None
+        async with (_on_cosmos_alone if alone else _on_both)(settings, known) as db:
             yield db
 
     async def phase(self) -> PhaseRow:
-        """Return the recorded phase, at most a second old.
+        """Return the recorded phase, at most PHASE_AGE_S old; what the settings say, without Postgres.
 
         Raises:
             StoreUnavailableError: Postgres did not answer.
 
         """
-        phase = self._phase
-        if phase is None or self._clock() - self._phase_read_at > PHASE_AGE_S:
-            read_at = self._clock()
-            with translated("reading the phase"):
-                async with self._engine.connect() as connection:
-                    phase = await read_phase(connection)
-            self._phase, self._phase_read_at = phase, read_at
-        return phase
+        return await self._phases.read()
+
+    @property
+    def shadow(self) -> ShadowReads | None:
+        """The counts of the shadow reads (CROSSFEED_SHADOW_READ_SHARE); None without Postgres."""
+        return None if self._both is None else self._both.routing.shadow
+
+    async def transact(self, use_case: Callable[[UnitOfWork], Awaitable[T]], *, deadline_s: float | None = None) -> T:
+        """Run a use case in a unit of work, and again in a new one as long as it was refused before it wrote anything.
+
+        async def rename(work: UnitOfWork) -> None:
+            account = await work[Account].get_by_id("acc-1")
+            ...
+            await work[Account].update(account)
+            await work.commit()
+
+        await db.transact(rename)
+
+        It is repeated after a ConcurrencyError (serialization failures among them) and after a PrimaryMovedError (but
+        a PhasePinnedError), so that its callers notice no more of a switch than its pause. Everything else goes
+        through, as does what is raised after a commit of the same run that may have written. A use case may run
+        several times, so its effects are the writes of its unit of work.
+
+        Args:
+            use_case: commits by itself; what it does not commit is rolled back.
+            deadline_s: seconds after which no new run begins; CROSSFEED_TRANSACT_DEADLINE_S by default. A run under way
+                is not cut short.
+
+        Returns:
+            What the use case returned.
+
+        Raises:
+            ConflictError: as the use case raised it last, or for another reason than the two above.
+            OutcomeUnknownError: a commit was sent and never answered, or answered after the right to write had ended.
+            StoreUnavailableError: a store did not answer.
+
+        """
+        deadline = self._settings.transact_deadline_s if deadline_s is None else deadline_s
+        return await transact(self.unit_of_work, use_case, deadline)
 
     @asynccontextmanager
     async def unit_of_work(self) -> AsyncIterator[UnitOfWork]:
@@ -129,44 +168,67 @@ class Crossfeed:
             async with self._begin(phase) as work:
                 yield work
         except PrimaryMovedError:
-            self._phase = None
+            self._phases.forget()
             raise
 
     @asynccontextmanager
     async def _begin(self, phase: PhaseRow) -> AsyncIterator[UnitOfWork]:
-        if phase.primary is Origin.POSTGRES:
-            async with PostgresUnitOfWork(self._engine, self._mappings, pin=self._settings.phase) as on_postgres:
-                yield on_postgres
+        both = self._both
+        if phase.primary is Origin.POSTGRES and both is not None:
+            async with PostgresUnitOfWork(both.engine, self._mappings, pin=self._settings.phase) as on_postgres:
+                yield both.routing.routed(on_postgres, phase)
             return
-        store = await self._cosmos()
-        async with CosmosUnitOfWork(store, self._mappings, phase.epoch, self._settings.tombstone_ttl_s) as on_cosmos:
+        store = await self._cosmos.store()
+        ttl_s = self._settings.tombstone_ttl_s
+        gate = Ungated() if both is None else both.lease
+        async with CosmosUnitOfWork(store, self._mappings, phase.epoch, ttl_s, gate=gate) as on_cosmos:
+            routed = on_cosmos if both is None else both.routing.routed(on_cosmos, phase)
             why = self._why_refused(phase)
-            yield on_cosmos if why is None else ReadOnlyUnitOfWork(on_cosmos, why)
+            yield routed if why is None else ReadOnlyUnitOfWork(routed, why)
 
-    def _why_refused(self, phase: PhaseRow) -> str | None:
+    def _why_refused(self, phase: PhaseRow) -> Callable[[], PrimaryMovedError] | None:
         pinned = self._settings.phase
         if pinned is not None and pinned is not phase.phase:
-            return f"this process is pinned to phase {pinned.label}, the recorded phase is {phase.phase.label}"
+            msg = f"this process is pinned to phase {pinned.label}, the recorded phase is {phase.phase.label}"
+            return partial(PhasePinnedError, msg)
         if phase.state is PhaseState.DRAINING:
-            return f"a switch is draining the writers of phase {phase.phase.label}"
+            return partial(PrimaryMovedError, f"a switch is draining the writers of phase {phase.phase.label}")
         return None
 
-    async def _check_cosmos(self, phase: PhaseRow) -> None:
-        if phase.phase is Phase.POSTGRES_ONLY:
-            return
-        try:
-            await self._cosmos()
-        except (ConfigurationError, TransientError) as error:
-            if phase.primary is Origin.COSMOS:
-                raise
-            log.warning("crossfeed.cosmos_not_ready", reason=str(error))
 
-    async def _cosmos(self) -> CosmosStore:
-        async with self._lock:
-            if self._store is None:
-                async with AsyncExitStack() as opening:
-                    store = await opening.enter_async_context(open_cosmos(self._settings))
-                    await store.check(self._mappings)
-                    self._stack.push_async_exit(opening.pop_all())
-                self._store = store
-            return self._store
+async def _check_cosmos(cosmos: LazyCosmos, phase: PhaseRow) -> None:
+    if phase.phase is Phase.POSTGRES_ONLY:
+        return
+    try:
+        await cosmos.store()
+    except (ConfigurationError, TransientError) as error:
+        if phase.primary is Origin.COSMOS:
+            raise
+        log.warning("crossfeed.cosmos_not_ready", reason=str(error))
+
+
+@asynccontextmanager
+async def _on_both(settings: Settings, mappings: Mappings) -> AsyncIterator[Crossfeed]:
+    async with open_engine(settings) as engine, LazyCosmos(settings, mappings) as cosmos:
+        with translated("checking the schema"):
+            async with engine.connect() as connection:
+                await check_schema(connection)
+                await check_fit(connection, mappings)
+        phases = RecordedPhase(engine)
+        await _check_cosmos(cosmos, await phases.read())
+        lease = WriteLease(engine, settings.write_lease_s, poll_s=settings.write_poll_ms / 1000)
+        async with Routing(engine, mappings, cosmos.store, settings) as routing, aclosing(lease):
+            yield Crossfeed(settings, mappings, phases, cosmos, _Both(engine, lease, routing))
+
+
+@asynccontextmanager
+async def _on_cosmos_alone(settings: Settings, mappings: Mappings) -> AsyncIterator[Crossfeed]:
+    async with LazyCosmos(settings, mappings) as cosmos:
+        noted = await read_noted_phase(await cosmos.store())
+        if noted.phase is not Phase.COSMOS_ONLY:
+            msg = (
+                f"without Postgres a process runs in phase {Phase.COSMOS_ONLY.label} alone, and phase"
+                f" {noted.phase.label} was opened (epoch {noted.epoch}): set CROSSFEED_POSTGRES_DSN"
+            )
+            raise ConfigurationError(msg)
+        yield Crossfeed(settings, mappings, UnrecordedPhase(noted), cosmos)

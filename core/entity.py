@@ -50,3 +50,9 @@ def loaded(entity: Entity) -> Loaded | None:
 def mark_loaded(entity: Entity, state: Loaded | None) -> None:
     """Remember the state that was read or written last."""
     entity._loaded = state  # noqa: SLF001 - the entity's own package
+
+
+def read_key(entity: Entity) -> str:
+    """Return the partition key, as text, of an entity that was read: entities with one id are in the order of it."""
+    state = loaded(entity)
+    return "" if state is None else state.identity.partition_key

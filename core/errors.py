@@ -9,6 +9,7 @@
     |   |-- ConcurrencyError
     |   |-- NotFoundError
     |   `-- PrimaryMovedError     the other store is primary now, or a switch is under way
+    |       `-- PhasePinnedError  this process is set to write in another phase alone
     |-- TransientError            infrastructure: the same call may succeed later
     |   `-- StoreUnavailableError
     |-- PermanentError            the same input will fail again
@@ -57,6 +58,10 @@ class NotFoundError(ConflictError):
 
 class PrimaryMovedError(ConflictError):
     """The store that was to be written is not the primary (any more), or a switch is draining its writers."""
+
+
+class PhasePinnedError(PrimaryMovedError):
+    """CROSSFEED_PHASE names another phase than the recorded one; repeating helps once one of the two was changed."""
 
 
 class TransientError(CrossfeedError):

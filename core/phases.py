@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
-from typing import assert_never
+from typing import Final, assert_never
 
 from core.envelope import Origin
+
+PHASE_AGE_S: Final = 0.2
+"""How long a steady phase that was read is believed, in seconds from before it was read; one that drains not at all.
+
+So a flip that comes at least this long after its drain is known to every unit of work that begins after it.
+"""
 
 
 class Phase(IntEnum):

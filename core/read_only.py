@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from core.entity import Entity
-from core.errors import PrimaryMovedError
 from core.repository import EntityRepository
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from core.errors import PrimaryMovedError
     from core.events import Event
     from core.identity import Identity
     from core.repository import Repository, UnitOfWork
@@ -22,11 +24,11 @@ class ReadOnlyUnitOfWork:
 
     Args:
         work: the unit of work that reads.
-        why: the reason, for the error of everything that writes.
+        why: makes the error of everything that writes.
 
     """
 
-    def __init__(self, work: UnitOfWork, why: str) -> None:
+    def __init__(self, work: UnitOfWork, why: Callable[[], PrimaryMovedError]) -> None:
         self._work = work
         self._why = why
 
@@ -40,7 +42,7 @@ class ReadOnlyUnitOfWork:
 
     def record(self, event: Event, *, of: Entity | Identity) -> None:
         """See UnitOfWork; refused like every write."""
-        raise PrimaryMovedError(self._why)
+        raise self._why()
 
     async def commit(self) -> None:
         """See UnitOfWork; there is nothing to commit."""
@@ -52,7 +54,7 @@ class ReadOnlyUnitOfWork:
 
 
 class _ReadOnlyRepository(EntityRepository[T]):
-    def __init__(self, store: Repository[T], why: str) -> None:
+    def __init__(self, store: Repository[T], why: Callable[[], PrimaryMovedError]) -> None:
         super().__init__(store)
         self._why = why
 
@@ -66,4 +68,4 @@ class _ReadOnlyRepository(EntityRepository[T]):
         self._refuse()
 
     def _refuse(self) -> NoReturn:
-        raise PrimaryMovedError(self._why)
+        raise self._why()

@@ -55,6 +55,17 @@ class Settings(BaseSettings):
     phase: Annotated[Phase | None, BeforeValidator(_phase)] = Field(
         None, description="pin: refuse to write if the recorded phase is another"
     )
+    write_lease_s: float = Field(
+        10.0, ge=0.2, le=600, description="seconds a silent process may go on writing to Cosmos DB while it is primary"
+    )
+    write_poll_ms: int = Field(200, ge=1, description="pause between two looks of such a writer at the phase")
+    transact_deadline_s: float = Field(30.0, gt=0, description="seconds after which transact begins no new attempt")
+    shadow_read_share: float = Field(
+        0.0, ge=0, le=1, description="share of reads by id that are compared with the other store, off the hot path"
+    )
+    erase_key: SecretStr | None = Field(
+        None, description="key of the hash that stands for an erased document's partition key in its tombstone"
+    )
     tombstone_ttl_s: int = Field(30 * DAY, ge=3600, description="seconds a tombstone lives in Cosmos DB")
 
     relay_page_size: int = Field(2000, ge=1, le=10_000, description="outbox messages per page")
@@ -103,6 +114,14 @@ class Settings(BaseSettings):
         0.1, ge=0, le=1, description="share of a container's rows above which a reconcile pass removes none"
     )
     reconcile_lease_s: float = Field(60.0, ge=1, le=3600, description="seconds a silent reconcile pass keeps its turn")
+    backfill_page_size: int = Field(500, ge=1, le=10_000, description="documents or rows per piece of a backfill")
+    backfill_ru_per_second: float | None = Field(
+        1000.0, gt=0, description="request units a second that a backfill may use"
+    )
+    backfill_max_lag_s: float = Field(
+        10.0, gt=0, description="lag of the live path, in seconds, above which a backfill lets it pass"
+    )
+    backfill_lease_s: float = Field(60.0, ge=1, le=3600, description="seconds a silent backfill keeps its turn")
     functions_pool_size: int = Field(
         4, ge=1, le=50, description="Postgres connections per Azure Functions worker process"
     )
@@ -115,6 +134,7 @@ class Settings(BaseSettings):
     canary_schedule: str = Field("0 * * * * *", description="when the triggers' canaries are written, NCRONTAB")
     parked_schedule: str = Field("*/15 * * * * *", description="when what is parked is tried again, NCRONTAB")
     reconcile_schedule: str = Field("30 */5 * * * *", description="when hard deletes are looked for, NCRONTAB")
+    validate_schedule: str = Field("0 40 3 * * *", description="when both stores are compared, NCRONTAB")
     retention_schedule: str = Field("0 10 * * * *", description="when what the mirror leaves is purged, NCRONTAB")
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -16,13 +18,20 @@ from changefeed.retention import CANARY_TTL_S, purge
 from core.cosmos.canaries import write_canaries
 from core.cosmos.documents import CosmosDocuments
 from core.errors import CrossfeedError
+from core.migration.validation import validate as compared
+from core.phases import Phase, PhaseState
 from core.postgres.mirror_parking import MirrorPatience
+from core.settings import DAY
 from functions.trigger_batches import phase_of
 
 if TYPE_CHECKING:
+    from core.migration.parity import Parity
     from functions.runtime import Runtime
 
 log = structlog.get_logger()
+
+NAMED: Final = 10
+"""How many differences of a type are named in the log."""
 
 BUDGET_S: Final = 120.0
 """How long a timer works before it leaves the rest to the next time, in seconds."""
@@ -100,10 +109,45 @@ async def retain(runtime: Runtime) -> None:
         await purge(application.engine, application.settings)
 
 
+async def validate(runtime: Runtime) -> None:
+    """Compare both stores where one follows the other, and say what differs; each time with another type first.
+
+    What there is no time for is left to another time, or to `crossfeed validate`.
+
+    Raises:
+        CrossfeedError: a store did not answer.
+
+    """
+    async with runtime.application() as application:
+        phase = await phase_of(application)
+        follows = phase.phase not in {Phase.COSMOS_ONLY, Phase.POSTGRES_ONLY} and phase.state is PhaseState.STEADY
+        names = [mapping.name for mapping in application.mappings] if follows else []
+        first = int(time.time() // DAY) % max(1, len(names))
+        left = [*names[first:], *names[:first]]
+        parts = application.engine, application.store, application.mappings, application.settings
+        with suppress(TimeoutError):
+            async with asyncio.timeout(BUDGET_S):
+                while left:
+                    _report(await compared(*parts, entity=left[0], limit=NAMED))
+                    left.pop(0)
+        if left:
+            log.warning("validate.unfinished", left=left)
+
+
+def _report(parity: Parity) -> None:
+    for entity, one in parity.entities.items():
+        if one.total > one.accounted:
+            named = [f"{found.kind.value} {found.identity.id}" for found in one.differences]
+            log.error("validate.differs", entity=entity, differences=one.total, dead_letters=one.accounted, some=named)
+        else:
+            log.info("validate.equal", entity=entity, rows=one.rows, dead_letters=one.accounted, busy=one.busy)
+
+
 CHORES: Final[dict[str, Chore]] = {
     "canary": write_all_canaries,
     "parked": retry_parked,
     "reconcile": reconcile,
     "retention": retain,
+    "validate": validate,
 }
 """By the name of the timer, which is also that of its schedule: CROSSFEED_CANARY_SCHEDULE."""

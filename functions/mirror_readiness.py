@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from core.postgres.failures import translated
 from core.postgres.mirror_parking import parked_in_mirror
+from functions.phase_facts import read_problems
 from functions.probing import Probe, answer
 
 if TYPE_CHECKING:
@@ -54,12 +55,16 @@ class WatchedProcessor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FeedFacts:
-    """What Postgres says of all processors together; `unowned` of the ranges are held by none that is alive."""
+    """What Postgres says of all processors together; `unowned` of the ranges are held by none that is alive.
+
+    `switch` is what a switch that is under way, or has crashed, keeps from working.
+    """
 
     ranges: int
     unowned: int
     parked: ParkedInMirror
     dead_letters: int
+    switch: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +121,7 @@ class MirrorReadiness(Probe[MirrorVerdict]):
                 ranges, unowned = tuple((await connection.exec_driver_sql(_RANGES)).one())
                 parked = await parked_in_mirror(connection)
                 letters = (await connection.exec_driver_sql(_LETTERS)).scalar_one()
-                return FeedFacts(ranges, unowned, parked, letters)
+                return FeedFacts(ranges, unowned, parked, letters, tuple(await read_problems(connection)))
 
     def _of_processor(self) -> list[str]:
         health = self.processor.health()
@@ -142,8 +147,9 @@ class MirrorReadiness(Probe[MirrorVerdict]):
         if facts is None:
             return []
         if facts.ranges == 0:
-            return ["there are no feed ranges: none could be listed so far"]
+            return [*facts.switch, "there are no feed ranges: none could be listed so far"]
         overdue_s = facts.parked.overdue_s or 0.0
         if overdue_s > self._max_lag_s:
-            return [f"{facts.parked.documents} documents are parked, and nobody has tried for {overdue_s:.0f} s"]
-        return []
+            tried = f"{facts.parked.documents} documents are parked, and nobody has tried for {overdue_s:.0f} s"
+            return [*facts.switch, tried]
+        return [*facts.switch]

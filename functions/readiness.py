@@ -1,4 +1,4 @@
-"""Judges whether a relay's data path works: leases, both stores, the triggers, and how old the oldest message is.
+"""Judges whether a relay's data path works: leases, both stores, triggers, switches, and what is the oldest message.
 
 A process that runs is not enough: a queue that nobody empties under a green health check is what users of similar
 systems suffer from most.
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from core.cosmos.breaker import BreakerState
 from core.postgres.armed import trigger_problems
 from core.postgres.failures import translated
+from functions.phase_facts import read_problems
 from functions.probing import Probe, answer
 from outbox.status import read_status
 
@@ -97,15 +98,16 @@ class Readiness(Probe[Verdict]):
         )
         outbox = None
         if postgres is not None:
-            outbox, triggers = postgres
-            problems += triggers
+            outbox, wrong = postgres
+            problems += wrong
         return Verdict((*self._of_relay(), *problems, *self._of_outbox(outbox)), outbox)
 
     async def _ask_postgres(self) -> tuple[OutboxStatus, list[str]]:
         with translated("reading the state of the outbox"):
             async with self._engine.connect() as connection:
                 await connection.execution_options(isolation_level="AUTOCOMMIT")
-                return await read_status(connection), await trigger_problems(connection)
+                wrong = [*await read_problems(connection), *await trigger_problems(connection)]
+                return await read_status(connection), wrong
 
     def _of_relay(self) -> list[str]:
         health = self.relay.health()

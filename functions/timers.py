@@ -1,4 +1,4 @@
-"""The timers: canaries, what is parked, the reconcile, and retention; one instance runs each, and never twice at once.
+"""The timers: canaries, what is parked, reconcile, comparison, retention; one instance runs each, never twice at once.
 
 A timer that fails has no retry: it comes again by its schedule, and goes on where it was.
 """

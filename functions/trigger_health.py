@@ -15,12 +15,11 @@ from changefeed.progress import read_triggers
 from core.errors import CrossfeedError
 from core.postgres.armed import trigger_problems
 from core.postgres.failures import translated
-from core.postgres.phases import read_phase
+from functions.phase_facts import read_standing
 from functions.probing import TIMEOUT_S, answer
 
 if TYPE_CHECKING:
     from changefeed.progress import TriggerStatus
-    from core.phases import PhaseRow
     from functions.bootstrap import Application
     from functions.runtime import Runtime
 
@@ -34,7 +33,7 @@ _COUNTS = text("""
 class Facts:
     """What Postgres says."""
 
-    phase: PhaseRow
+    phase: dict[str, Any]
     triggers: TriggerStatus
     wrong: tuple[str, ...]
     counts: dict[str, int]
@@ -57,12 +56,10 @@ class Health:
         """Return everything as JSON values."""
         found: dict[str, Any] = {"ready": self.is_ready, "problems": list(self.problems), "dates": self.dates}
         if self.facts is not None:
-            phase, triggers = self.facts.phase, self.facts.triggers
+            triggers = self.facts.triggers
             parked = self.facts.counts.get("parked", 0)
             found |= {
-                "phase": phase.phase.label,
-                "epoch": phase.epoch,
-                "state": phase.state.value,
+                **{name: value for name, value in self.facts.phase.items() if name != "problems"},
                 "triggers": [{**asdict(item), "at": item.at.isoformat()} for item in triggers.progress],
                 "failing": [asdict(item) for item in triggers.failing],
                 "canaries": [asdict(item) for item in triggers.canaries],
@@ -82,7 +79,7 @@ async def health_of(runtime: Runtime) -> Health:
                 answer("Cosmos DB", application.store.ping(), problems),
             )
             if facts is not None:
-                problems += [*facts.wrong, *_lag_problems(facts.triggers, application)]
+                problems += [*facts.phase["problems"], *facts.wrong, *_lag_problems(facts.triggers, application)]
     except TimeoutError:
         return Health(("the stores cannot be reached in time",), None, runtime.dates.spelling.value)
     except CrossfeedError as error:
@@ -94,7 +91,7 @@ async def _facts(application: Application) -> Facts:
     with translated("reading the state of the triggers"):
         async with application.engine.connect() as connection:
             return Facts(
-                await read_phase(connection),
+                await read_standing(connection),
                 await read_triggers(connection),
                 tuple(await trigger_problems(connection)),
                 dict(map(tuple, await connection.execute(_COUNTS))),

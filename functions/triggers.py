@@ -35,6 +35,7 @@ APP_SETTINGS: Final = (
     "parked_schedule",
     "reconcile_schedule",
     "retention_schedule",
+    "validate_schedule",
 )
 """What the host reads by itself, as `%CROSSFEED_…%`: it knows no defaults of ours."""
 

@@ -1,4 +1,4 @@
-"""The functions of revision 0001 that arm triggers and move the epoch, apart from its tables because they are long."""
+"""The functions of revision 0001 that arm the triggers of one table, apart from its tables because they are long."""
 
 from __future__ import annotations
 
@@ -63,45 +63,6 @@ ARMING = (
         EXECUTE format('CREATE OR REPLACE TRIGGER crossfeed_refuse_truncate BEFORE TRUNCATE ON %s
             FOR EACH STATEMENT EXECUTE FUNCTION crossfeed.refuse_truncate()', relation);
         EXECUTE format('ALTER TABLE %s %s TRIGGER crossfeed_refuse', relation, wanted);
-    END $$
-    """,
-    # -- The one function that raises epochs. Locks in the fixed order (entities by name, children, the outbox), waits
-    # -- for every writer in flight, re-creates the triggers, moves the phase.
-    """
-    CREATE FUNCTION crossfeed.open_epoch(new_phase smallint, who text, why text, at_least bigint DEFAULT 0)
-    RETURNS bigint
-    LANGUAGE plpgsql AS $$
-    DECLARE
-        mapped crossfeed.captured;
-        child regclass;
-        next_epoch bigint;
-        postgres_is_primary boolean := new_phase >= 2;
-        gone text;
-    BEGIN
-        SELECT string_agg(entity, ', ' ORDER BY entity) INTO gone FROM crossfeed.captured c WHERE EXISTS (
-            SELECT FROM unnest(c.children || c.relation) AS t(oid) WHERE NOT EXISTS (
-                SELECT FROM pg_class WHERE pg_class.oid = t.oid));
-        IF gone IS NOT NULL THEN
-            RAISE EXCEPTION 'crossfeed: a table was dropped whose writes are captured: mapping %', gone
-                USING ERRCODE = 'CF003',
-                    HINT = 'Call core.postgres.capture.remove(op, <the name of the mapping>) in a migration.';
-        END IF;
-        FOR mapped IN SELECT * FROM crossfeed.captured ORDER BY entity LOOP
-            EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', mapped.relation);
-            FOREACH child IN ARRAY mapped.children LOOP
-                EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', child);
-            END LOOP;
-        END LOOP;
-        LOCK TABLE crossfeed.outbox IN SHARE ROW EXCLUSIVE MODE;
-        UPDATE crossfeed.phase SET phase = new_phase, epoch = greatest(epoch + 1, at_least), state = 'steady',
-            switch_id = NULL RETURNING epoch INTO STRICT next_epoch;
-        FOR mapped IN SELECT * FROM crossfeed.captured ORDER BY entity LOOP
-            PERFORM crossfeed.arm(mapped.entity, next_epoch, postgres_is_primary);
-        END LOOP;
-        EXECUTE format('ALTER TABLE crossfeed.outbox %s TRIGGER crossfeed_refuse',
-            CASE WHEN postgres_is_primary THEN 'DISABLE' ELSE 'ENABLE' END);
-        INSERT INTO crossfeed.phase_history (epoch, phase, by_whom, why) VALUES (next_epoch, new_phase, who, why);
-        RETURN next_epoch;
     END $$
     """,
 )

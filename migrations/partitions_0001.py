@@ -60,9 +60,10 @@ PARTITION_FUNCTIONS = (
         RETURN made;
     END $$
     """,
-    # -- Drops the oldest partition if it is full, its messages are older than what is kept and every cursor is past
-    # -- them, or empties the default one. One at a time, for the caller to commit. Returns 'dropped'; 'held' by a
-    # -- cursor, the first time 'newly held'; 'busy': the lock was not to be had; NULL: nothing is due.
+    # -- Drops the oldest partition if it is full, its messages are older than what is kept and every cursor, and the
+    # -- hold if there is one, is past them, or empties the default one. One at a time, for the caller to commit.
+    # -- Returns 'dropped'; 'held' by one of them, the first time 'newly held'; 'busy': the lock was not to be had;
+    # -- NULL: nothing is due.
     """
     CREATE FUNCTION crossfeed.drop_partition(keep_s double precision) RETURNS text
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms' AS $$
@@ -81,6 +82,8 @@ PARTITION_FUNCTIONS = (
         IF NOT pg_try_advisory_xact_lock(hashtextextended('crossfeed.partitions', 0)) THEN
             RETURN NULL;
         END IF;
+        -- Gone for good before anything is dropped that it holds: a clock that is put back must not revive it.
+        DELETE FROM crossfeed.log_hold WHERE until <= clock_timestamp();
         FOR part IN SELECT * FROM crossfeed.outbox_partition WHERE from_seq IN (
                 (SELECT min(from_seq) FROM crossfeed.outbox_partition WHERE dropped_at IS NULL AND NOT in_default),
                 (SELECT min(from_seq) FROM crossfeed.outbox_partition WHERE dropped_at IS NULL AND in_default))
@@ -99,8 +102,11 @@ PARTITION_FUNCTIONS = (
             -- The long look comes before the lock; with it in hand only what this snapshot does not show matters.
             before := pg_current_snapshot();
             IF due THEN
-                EXECUTE format('SELECT EXISTS (SELECT FROM crossfeed.slot s JOIN crossfeed.%I o ON o.slot = s.slot
-                    WHERE pg_snapshot_xmin(s.seen) <= %L AND NOT pg_visible_in_snapshot(o.xid, s.seen))', its, highest)
+                EXECUTE format('SELECT EXISTS (SELECT FROM crossfeed.slot s JOIN crossfeed.%1$I o ON o.slot = s.slot
+                    WHERE pg_snapshot_xmin(s.seen) <= %2$L AND NOT pg_visible_in_snapshot(o.xid, s.seen))
+                    OR EXISTS (SELECT FROM crossfeed.log_hold h JOIN crossfeed.%1$I o
+                        ON NOT pg_visible_in_snapshot(o.xid, h.seen)
+                        WHERE h.until > clock_timestamp() AND pg_snapshot_xmin(h.seen) <= %2$L)', its, highest)
                     INTO held;
             END IF;
             IF held <> (part.held_since IS NOT NULL) THEN

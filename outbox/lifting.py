@@ -10,23 +10,50 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
 from core.content import dump
 from core.errors import PrimaryMovedError, StoreUnavailableError
 from core.phases import PhaseState
+from core.postgres.failures import translated
 from core.postgres.held import key_record
 from core.postgres.names import is_tombstone, partition_key_of, quoted, same_identity, table_name
 from core.postgres.phases import read_phase
 from core.stamp import Stamp
 from outbox.current_state import publish_row
+from outbox.parking import give_up_when_idle
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sqlalchemy.ext.asyncio import AsyncConnection
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
     from core.mapping import EntityMapping
     from core.phases import PhaseRow
     from outbox.current_state import Buried, Loaded
+    from outbox.parking import ParkingPolicy
+
+log = structlog.get_logger()
+
+
+async def lift_all(engine: AsyncEngine, phase: PhaseRow, loaded: Loaded, policy: ParkingPolicy) -> int:
+    """Lift every row that was loaded and stands behind its own tombstone, and have it sent; return how many.
+
+    Raises:
+        PrimaryMovedError: phase or epoch is not `phase` any more.
+        StoreUnavailableError: Postgres did not answer; or a row is locked while a switch is draining. Repeat.
+
+    """
+    total = 0
+    for mapping, buried in loaded.buried.items():
+        with translated(f"lifting rows of {mapping.name}"):
+            async with engine.begin() as connection:
+                await give_up_when_idle(connection, policy)
+                lifted = await lift(connection, mapping, buried, phase, loaded)
+        total += lifted
+        log.info("relay.lifted", entity=mapping.name, rows=lifted, locked=len(buried) - lifted)
+    loaded.buried.clear()
+    return total
 
 
 async def lift(

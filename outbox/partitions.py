@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 AHEAD = 2
 """How many partitions above the sequence are empty, at least."""
 
+KEEP_PARTITIONS = text("SELECT pg_advisory_xact_lock(hashtextextended('crossfeed.partitions', 0))")
+"""Until the transaction ends no partition is made or dropped, and nobody is looking at one to drop it."""
+
 _MAKE = text("SELECT crossfeed.make_partitions(:size, :ahead)")
 
 

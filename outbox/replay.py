@@ -12,6 +12,7 @@ from core.errors import ConflictError
 from core.postgres.failures import translated
 from core.postgres.phases import GIVE_WAY, read_phase
 from outbox.log_reader import sends
+from outbox.partitions import KEEP_PARTITIONS
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -28,9 +29,6 @@ class Replay:
     documents: int
     kinds: tuple[str, ...]
 
-
-# No partition is dropped meanwhile.
-_HOLD = text("SELECT pg_advisory_xact_lock(hashtextextended('crossfeed.partitions', 0))")
 
 _AGO = text("SELECT clock_timestamp() - CAST(:ago AS interval)")
 
@@ -77,7 +75,7 @@ async def replay(engine: AsyncEngine, since: datetime | timedelta, *, events: bo
     with translated("replaying the log"):
         async with engine.begin() as connection:
             await connection.execute(GIVE_WAY)
-            await connection.execute(_HOLD)
+            await connection.execute(KEEP_PARTITIONS)
             kinds = await _kinds(connection, events=events)
             moment = await _moment(connection, since)
             dropped = (await connection.execute(_DROPPED, {"since": moment})).scalar_one()

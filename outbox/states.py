@@ -16,13 +16,12 @@ from outbox.ahead import judge_superseded
 from outbox.current_state import Loaded, load
 from outbox.cursor import Carries, SlotGroup
 from outbox.delivery import Delivery
-from outbox.lifting import lift
+from outbox.lifting import lift_all
 from outbox.log_reader import sends
 from outbox.parking import (
     Failure,
     ParkingPolicy,
     due_states,
-    give_up_when_idle,
     hold,
     park_states,
     resolve_states,
@@ -127,7 +126,8 @@ class States:
         ages: dict[Identity, float] = {}
         for message in batch.messages:
             ages.setdefault(message.identity, message.age_s)  # the oldest of each
-        await self._lift(batch.phase, loaded)
+        lifted = await lift_all(self.engine, batch.phase, loaded, self._policy)
+        self.stats.lifted += lifted
 
         clock, count = self.clock, self._count
 
@@ -177,7 +177,8 @@ class States:
                 read_at = self.clock()
                 identities = [item.identity for item in due]
                 loaded = await load(connection, self.mappings, identities, phase, self.settings.tombstone_ttl_s)
-        await self._lift(phase, loaded)
+        lifted = await lift_all(self.engine, phase, loaded, self._policy)
+        self.stats.lifted += lifted
         outcomes = await self._delivery.send(
             loaded.publish, read_at, check, lambda _, outcome: self._count(outcome, None), backlog=True
         )
@@ -197,16 +198,6 @@ class States:
         if Superseded in set(map(type, outcomes.values())):
             found = {one: outcome.found for one, outcome in outcomes.items() if isinstance(outcome, Superseded)}
             await judge_superseded(self.engine, self.mappings, found, phase)
-
-    async def _lift(self, phase: PhaseRow, loaded: Loaded) -> None:
-        for mapping, buried in loaded.buried.items():
-            with translated(f"lifting rows of {mapping.name}"):
-                async with self.engine.begin() as connection:
-                    await give_up_when_idle(connection, self._policy)
-                    lifted = await lift(connection, mapping, buried, phase, loaded)
-            self.stats.lifted += lifted
-            log.info("relay.lifted", entity=mapping.name, rows=lifted, locked=len(buried) - lifted)
-        loaded.buried.clear()
 
     def _bury(self, dead: Sequence[Identity], failures: Iterable[Failure]) -> None:
         self.stats.dead_lettered += len(dead)

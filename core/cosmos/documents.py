@@ -120,7 +120,7 @@ class CosmosDocuments:
                 raise StoreUnavailableError(str(error)) from error
             self._store.reached.add((container, epoch))
 
-    async def catch_up(self, container: str) -> None:
+    async def catch_up(self, container: str) -> frozenset[str]:
         """Let no read of this container from now on be older than this call, whatever was written by whomever.
 
         A session that is new has seen nothing, and one that is old nothing of late: a replica that is behind may
@@ -130,6 +130,9 @@ class CosmosDocuments:
         Args:
             container: its name.
 
+        Returns:
+            The ids of those documents: whoever reads a feed range as far as one of them has read what was there.
+
         Raises:
             StoreUnavailableError: Cosmos DB did not answer.
 
@@ -138,9 +141,10 @@ class CosmosDocuments:
         mapping = self._mappings.in_container(container)[0]
         try:
             mark = partial(internal_document, _PRESENCE, 0)
-            await write_marks(self._store, mapping, _PRESENCE, _PRESENCE_TTL_S, mark)
+            marks = await write_marks(self._store, mapping, _PRESENCE, _PRESENCE_TTL_S, mark)
         except OutcomeUnknownError as error:  # written or not: it will be written again
             raise StoreUnavailableError(str(error)) from error
+        return frozenset(mark.id for mark in marks.values())
 
     async def prepare(self, identity: Identity) -> None:
         """Make sure that there is its container, so that no request stands between the next call and its write.

@@ -113,3 +113,23 @@ async def find(container: ContainerProxy, subject: str, ids: list[str], what: st
         return [row async for row in rows]
     except DRIVER_ERRORS as error:
         raise read_error(error, "reading events") from error
+
+
+async def erase_events(store: CosmosStore, identity: Identity) -> int:
+    """Delete the events of an aggregate from their container; return how many there were.
+
+    Readers of the feed that have not come to them yet will not see them.
+
+    Raises:
+        StoreUnavailableError: Cosmos DB did not answer; some may be gone.
+
+    """
+    container, subject = store.container_named(store.own.events.name), subject_of(identity)
+    erased = 0
+    try:
+        async for found in container.query_items("SELECT c.id FROM c", partition_key=subject):
+            await container.delete_item(str(found["id"]), partition_key=subject)
+            erased += 1
+    except DRIVER_ERRORS as error:
+        raise read_error(error, "erasing the events of an aggregate") from error
+    return erased

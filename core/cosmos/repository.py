@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from core.content import Document, content_of
 from core.cosmos import sql
-from core.cosmos.documents import CosmosDocuments, key_value
-from core.cosmos.failures import DRIVER_ERRORS, read_error
+from core.cosmos.documents import CosmosDocuments
 from core.cosmos.order import in_order, put_right
 from core.cosmos.patience import patiently_read
-from core.entity import Entity, Loaded, loaded, mark_loaded
+from core.cosmos.querying import answers
+from core.entity import Entity, Loaded, loaded, mark_loaded, read_key
 from core.envelope import Ours, author_of, claimed_version, is_deleted, is_internal
 from core.errors import DocumentRefusedError
 from core.events import events_of
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from core.mappings import Mappings
 
 T = TypeVar("T", bound=Entity)
-
-PAGE_SIZE = 100
 
 
 class CosmosRepository(Generic[T]):
@@ -77,7 +75,7 @@ class CosmosRepository(Generic[T]):
         statement = sql.select(self._mapping, self._rivals, by_id, ordered=False)
         found = await patiently_read(lambda: self._collect(statement, by_id))
         standing = [entity for entity in found if self._buffer.at(_identity(entity)) is None]
-        return min(standing, key=lambda entity: _identity(entity).partition_key, default=None)
+        return min(standing, key=read_key, default=None)
 
     async def add(self, entity: T) -> None:
         """See Repository."""
@@ -169,7 +167,7 @@ class CosmosRepository(Generic[T]):
             return [entity async for entity in entities]
 
     async def _entities(self, statement: sql.Statement, query: Query) -> AsyncGenerator[T]:
-        async with contextlib.aclosing(self._rows(statement)) as documents:
+        async with contextlib.aclosing(answers(self._container, statement)) as documents:
             async for document in documents:
                 if not self._is_shown(document):
                     continue
@@ -178,19 +176,8 @@ class CosmosRepository(Generic[T]):
                     yield entity
 
     async def _values(self, statement: sql.Statement) -> builtins.list[Any]:
-        async with contextlib.aclosing(self._rows(statement)) as values:
+        async with contextlib.aclosing(answers(self._container, statement)) as values:
             return [value async for value in values]
-
-    async def _rows(self, statement: sql.Statement) -> AsyncGenerator[Any]:
-        scope = {} if statement.partition is None else {"partition_key": key_value(statement.partition)}
-        rows = self._container.query_items(
-            query=statement.text, parameters=statement.parameters, max_item_count=PAGE_SIZE, **scope
-        )
-        try:
-            async for row in rows:
-                yield row
-        except DRIVER_ERRORS as error:
-            raise read_error(error, f"querying {self._mapping.container!r}") from error
 
     # -- documents and entities
 

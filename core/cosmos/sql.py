@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, assert_never
@@ -66,6 +66,21 @@ def select(mapping: EntityMapping[Any], rivals: Sequence[str], query: Query, *, 
 def count(mapping: EntityMapping[Any], rivals: Sequence[str], query: Query) -> Statement:
     """Translate a query to the SELECT of its count, good only if it is `exact`; see `select`."""
     return _statement(mapping, rivals, query, "VALUE COUNT(1)", ordered=False)
+
+
+def select_before(mapping: EntityMapping[Any], rivals: Sequence[str], query: Query, ts: int) -> Statement:
+    """Translate a query to the SELECT of those of its documents that were last written before `ts`; see `select`.
+
+    Args:
+        mapping: of the documents.
+        rivals: what means another type in the same container (see Mappings.rivals).
+        query: what is asked; its order and its limit are left to the caller.
+        ts: seconds since 1970, by the clock of Cosmos DB.
+
+    """
+    every = select(mapping, rivals, query, ordered=False)
+    before: dict[str, object] = {"name": "@before", "value": ts}
+    return replace(every, text=f"{every.text} AND c._ts < @before", parameters=[*every.parameters, before])
 
 
 def order_of(query: Query) -> Order:

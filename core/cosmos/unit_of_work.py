@@ -13,6 +13,7 @@ from core.cosmos.failures import DRIVER_ERRORS, Changed, Exists, failure_of, gui
 from core.cosmos.patience import patiently_read, patiently_write
 from core.cosmos.recorded import RecordedEvents
 from core.cosmos.repository import CosmosRepository
+from core.cosmos.write_gate import Ungated
 from core.entity import Entity, Loaded, mark_loaded
 from core.envelope import Origin, Ours, author_of, claimed_version, is_deleted, stamped
 from core.errors import AlreadyExistsError, CrossPartitionError, PermanentError, PrimaryMovedError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from core.content import Document
     from core.cosmos.client import CosmosStore
+    from core.cosmos.write_gate import WriteGate
     from core.events import Event
     from core.identity import Identity
     from core.mappings import Mappings
@@ -59,10 +61,11 @@ class CosmosUnitOfWork:
         epoch: the current epoch, which stamps the writes.
         tombstone_ttl_s: how long a tombstone lives, in seconds.
         maker: makes the envelopes of recorded events.
+        gate: lets writes through, each when it is sent and when it is answered; all of them unless given.
 
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the facts of a unit of work
         self,
         store: CosmosStore,
         mappings: Mappings,
@@ -70,11 +73,13 @@ class CosmosUnitOfWork:
         tombstone_ttl_s: int = TOMBSTONE_TTL_S,
         *,
         maker: EventMaker = EventMaker(),  # noqa: B008 - frozen
+        gate: WriteGate = Ungated(),  # noqa: B008 - has no state
     ) -> None:
         self._store = store
         self._mappings = mappings
         self._epoch = epoch
         self._ttl_s = tombstone_ttl_s
+        self._gate = gate
         self._buffer = Buffer(epoch)
         self._documents = CosmosDocuments(store, mappings)
         self._recorded = RecordedEvents(store, self._documents, mappings, epoch, maker)
@@ -109,6 +114,8 @@ class CosmosUnitOfWork:
 
         Raises:
             PermanentError: more than 100 writes; Cosmos DB takes no more in one transaction.
+            PrimaryMovedError: the gate did not let a request through; nothing was written.
+            OutcomeUnknownError: also where the gate had closed before the answer was handled.
 
         """
         written = list(self._buffer)
@@ -150,13 +157,16 @@ class CosmosUnitOfWork:
         return _Operation(write, document, stamp, base.etag if base else None, tuple(events))
 
     async def _send(self, operations: list[_Operation]) -> list[str]:
-        """Send all operations atomically; return the new ETags. Lets the client's errors through."""
-        if len(operations) == 1:
-            [only] = operations
-            if only.etag is None:
-                return [await self._documents.create(only.pending.identity, only.document)]
-            return [await self._documents.replace(only.pending.identity, only.document, only.etag)]
-        return await self._documents.transact(operations[0].pending.identity, list(map(_batched, operations)))
+        """Send all operations atomically; return the new ETags. Lets the client's errors and the gate's through."""
+        [first, *others] = operations
+        identity = first.pending.identity
+        await self._documents.prepare(identity)
+        async with self._gate.writing(self._epoch):
+            if others:
+                return await self._documents.transact(identity, list(map(_batched, operations)))
+            if first.etag is None:
+                return [await self._documents.create(identity, first.document)]
+            return [await self._documents.replace(identity, first.document, first.etag)]
 
     async def _tombstones(self, pending: list[Pending], recorded: RecordedEvents) -> dict[int, Base]:
         """Find the tombstones in the way of entities that are added: they may be replaced.

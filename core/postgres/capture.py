@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from core.mapping import EntityMapping
 
 _MAX_ROUTINE = 32
+# A drain that does not see the mapping yet must not come between reading the phase and arming its triggers.
+_HOLD_PHASE = "SELECT FROM crossfeed.phase FOR SHARE"
 _ARM = "SELECT crossfeed.arm({entity}, epoch, phase >= 2 AND state = 'steady') FROM crossfeed.phase"
 
 
@@ -54,6 +56,7 @@ def install(target: Executes, mapping: EntityMapping[Any]) -> None:
         msg = f"mapping {mapping.name}: {'; '.join(problems)}"
         raise MappingError(msg)
     table = table_name(mapping.table)
+    execute(target, _HOLD_PHASE)
     remove(target, mapping.name)
     execute(target, _refuse_odd_relations([table, *(table_name(child.table) for child in mapping.children)]))
     execute(target, _columns(table, mapping))

@@ -21,7 +21,7 @@ from core.postgres.authority import Change
 from core.postgres.departures import with_departures
 from core.postgres.engine import fetch
 from core.postgres.mirror_parking import MirrorPatience, park
-from core.postgres.mirrored_batch import Batch, DocumentReader, Outcome, Write
+from core.postgres.mirrored_batch import Batch, DocumentReader, FeedBatch, Outcome, Write
 from core.postgres.mirrored_judging import Opening, judge
 from core.postgres.mirrored_writing import carry_out, put_aside
 from core.postgres.names import table_name, text_array
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from core.postgres.pipeline import Answer, Statement
 
 log = structlog.get_logger()
+
+Unusable = tuple[Identity, str, "Document"]
+"""As much of its identity as can be told, why that is none, and the document."""
 
 _LOCK_IDENTITIES = """
     SELECT count(pg_advisory_xact_lock(key)) FROM (
@@ -82,10 +85,12 @@ async def apply_documents(  # noqa: PLR0913, PLR0917 - the facts of one guarded 
 
     """
     types = mappings.in_container(container)
-    batch = Batch(connection, mappings, phase, reader, clock, Outcome())
-    sorted_out = _by_type(batch, container, documents)
-    unusable: list[tuple[Identity, str, Document]] = []
-    changes = {mapping: _changes(mapping, sorted_out[mapping], unusable) for mapping in types if mapping in sorted_out}
+    batch = FeedBatch(connection, mappings, phase, Outcome(), reader, clock)
+    sorted_out = by_type(batch, container, documents)
+    unusable: list[Unusable] = []
+    changes = {
+        mapping: changes_of(mapping, sorted_out[mapping], unusable) for mapping in types if mapping in sorted_out
+    }
     changes = with_departures(mappings, container, documents, changes)
     opening: Opening | None = _opening(types, phase, [identity for found in changes.values() for identity in found])
     writes: list[Write] = []
@@ -163,7 +168,7 @@ def _locking(identities: Iterable[Identity]) -> tuple[str, dict[str, Any]]:
     return _LOCK_IDENTITIES, {"identities": text_array(map(str, identities))}
 
 
-def _by_type(batch: Batch, container: str, documents: Sequence[Document]) -> dict[EntityMapping[Any], list[Document]]:
+def by_type(batch: Batch, container: str, documents: Sequence[Document]) -> dict[EntityMapping[Any], list[Document]]:
     """Sort documents by their mapping; what is Crossfeed's own, or of a type that nobody mapped, is ignored."""
     found: dict[EntityMapping[Any], list[Document]] = {}
     for document in documents:
@@ -184,10 +189,10 @@ def say_unmapped(container: str) -> None:
     log.info("mirror.unmapped", container=container)
 
 
-def _changes(
-    mapping: EntityMapping[Any], documents: Sequence[Document], unusable: list[tuple[Identity, str, Document]]
+def changes_of(
+    mapping: EntityMapping[Any], documents: Sequence[Document], unusable: list[Unusable]
 ) -> dict[Identity, Change]:
-    """Return the newest change of each identity; add what has no usable one to `unusable`, with the reason."""
+    """Return the newest change of each identity; add what has no usable one to `unusable`."""
     changes: dict[Identity, Change] = {}
     for document in documents:
         try:

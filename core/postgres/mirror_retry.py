@@ -24,7 +24,7 @@ from core.postgres.mirror_parking import (
     read_parked,
     unpark,
 )
-from core.postgres.mirrored_batch import Batch, DocumentReader, Outcome, Write
+from core.postgres.mirrored_batch import DocumentReader, FeedBatch, Outcome, Write
 from core.postgres.mirrored_judging import STALE_READ_S, confirm, read_held_of, sort_out
 from core.postgres.mirrored_writing import carry_out, put_aside
 
@@ -80,7 +80,7 @@ async def retry_parked(  # noqa: PLR0913 - the facts of one guarded write
         StoreUnavailableError: Cosmos DB did not answer.
 
     """
-    batch = Batch(connection, mappings, phase, reader, clock, Outcome())
+    batch = FeedBatch(connection, mappings, phase, Outcome(), reader, clock)
     if not (eager or await is_any_due(connection, patience)):
         return batch.outcome, False
     identities = await candidates(connection, [mapping.name for mapping in mappings], AT_ONCE)
@@ -102,7 +102,7 @@ async def retry_parked(  # noqa: PLR0913 - the facts of one guarded write
     return batch.outcome, bool(done) and (bool(kept) or len(identities) == AT_ONCE)
 
 
-async def _judge_all(batch: Batch, parked: Parked) -> tuple[list[Write], list[Identity]]:
+async def _judge_all(batch: FeedBatch, parked: Parked) -> tuple[list[Write], list[Identity]]:
     """Decide, type by type; a container that does not answer holds back no other, unless none of them does."""
     writes: list[Write] = []
     unclear: list[Identity] = []
@@ -121,7 +121,7 @@ async def _judge_all(batch: Batch, parked: Parked) -> tuple[list[Write], list[Id
 
 
 async def _judge(
-    batch: Batch, mapping: EntityMapping[Any], parked: list[ParkedChange], unclear: list[Identity]
+    batch: FeedBatch, mapping: EntityMapping[Any], parked: list[ParkedChange], unclear: list[Identity]
 ) -> list[Write]:
     """Read documents by their keys and decide; what may be the answer of a replica that is behind is `unclear`."""
     changes = [Change(one.identity, {}, one.etag, one.position, deleted=False) for one in parked]
@@ -140,7 +140,7 @@ async def _judge(
     return await sort_out(batch, mapping, decided, held)
 
 
-async def _count(batch: Batch, refused: list[Refused], patience: MirrorPatience) -> None:
+async def _count(batch: FeedBatch, refused: list[Refused], patience: MirrorPatience) -> None:
     """Count the attempts; a document that has none left becomes a dead letter."""
     if not refused:
         return

@@ -62,9 +62,15 @@ class Batch:
     connection: AsyncConnection
     mappings: Mappings
     phase: PhaseRow
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class FeedBatch(Batch):
+    """One guarded write of what a feed has shown: where that alone does not say what is current, `reader` is asked."""
+
     reader: DocumentReader
     clock: Callable[[], float]
-    outcome: Outcome
 
 
 @dataclass(frozen=True, slots=True)

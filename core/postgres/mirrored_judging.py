@@ -17,9 +17,10 @@ from core.postgres.authority import Apply, Change, Decision, Ignore, Quarantine,
 from core.postgres.dead_letters import DeadLetter, Direction, quarantine_reason
 from core.postgres.failures import is_documents_fault
 from core.postgres.held import Held, held_of, held_query, stamps_query
-from core.postgres.mirrored_batch import Batch, Write, reason_of
+from core.postgres.mirrored_batch import Batch, FeedBatch, Write, reason_of
 from core.postgres.mirrored_rows import heal
 from core.postgres.mirrored_writing import put_aside
+from core.postgres.opening import counts, read_barrier
 from core.postgres.pipeline import savepoint
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Opening:
 
 
 async def judge(
-    batch: Batch, mapping: EntityMapping[Any], changes: dict[Identity, Change], opening: Opening | None = None
+    batch: FeedBatch, mapping: EntityMapping[Any], changes: dict[Identity, Change], opening: Opening | None = None
 ) -> list[Write]:
     """Decide what every change may do; quarantine what was not to be written, return what is to be.
 
@@ -93,7 +94,7 @@ async def judge(
 
 
 async def confirm(
-    batch: Batch, mapping: EntityMapping[Any], changes: Sequence[Change], held: Mapping[Identity, Held]
+    batch: FeedBatch, mapping: EntityMapping[Any], changes: Sequence[Change], held: Mapping[Identity, Held]
 ) -> dict[Identity, Decided]:
     """Read documents by their keys, and decide what is done about what is there.
 
@@ -129,7 +130,10 @@ async def sort_out(
             case Apply() | Take():
                 writes.append(Write(mapping, current, decision))
             case Quarantine(kind):
-                await _quarantine(batch, mapping, current, kind, held[identity])
+                if await _is_left_behind(batch, mapping, current, held[identity]):
+                    batch.outcome.ignored += 1
+                else:
+                    await _quarantine(batch, mapping, current, kind, held[identity])
             case Ignore() | ReadByKey():
                 batch.outcome.ignored += not current.departed
             case _:
@@ -177,7 +181,7 @@ def _is_of_before(batch: Batch, held: Held) -> bool:
     return held.stamp is not None and held.stamp.epoch < batch.phase.epoch
 
 
-async def _read_by_key(batch: Batch, changes: Sequence[Change]) -> list[Document | None]:
+async def _read_by_key(batch: FeedBatch, changes: Sequence[Change]) -> list[Document | None]:
     documents: list[Document | None] = []
     for start in range(0, len(changes), READS_AT_ONCE):
         reads = (batch.reader.read(change.identity) for change in changes[start : start + READS_AT_ONCE])
@@ -204,6 +208,14 @@ def _same_content(mapping: EntityMapping[Any], change: Change, held: Held) -> bo
         return content_hash(row.document(mapping)) == content_hash(change.document)
     except DocumentRefusedError:
         return False
+
+
+async def _is_left_behind(batch: Batch, mapping: EntityMapping[Any], change: Change, held: Held) -> bool:
+    """Whether the switch accepted that a document has no row: a feed that is read again must not bury it for that."""
+    if held.stamp is not None:
+        return False
+    before_ts = (await read_barrier(batch.connection)).get(mapping.container)
+    return before_ts is not None and counts(change, batch.phase, before_ts)
 
 
 async def _quarantine(batch: Batch, mapping: EntityMapping[Any], change: Change, kind: str, held: Held) -> None:

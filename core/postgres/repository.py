@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from core.content import dump
-from core.entity import Entity, Loaded, loaded
+from core.entity import Entity, Loaded, loaded, read_key
 from core.errors import AlreadyExistsError, ConcurrencyError, DocumentRefusedError
 from core.identity import ANYWHERE, Identity, KeyArgument
 from core.postgres.child_rows import cleared_of, put_children
@@ -75,12 +75,12 @@ class PostgresRepository(Generic[T]):
         self._beside = beside
 
     async def get_by_id(self, id_: str, *, partition_key: KeyArgument = ANYWHERE) -> T | None:
-        """See Repository."""
+        """See Repository. Where several partitions hold the id, the first by partition key is returned."""
         if partition_key is ANYWHERE:
             if not Identity(self._mapping.name, "[]", id_).can_be_stored:
                 return None
-            found = await self.list(Query((Equals("id", id_),), limit=1))
-            return found[0] if found else None
+            found = await self.list(Query((Equals("id", id_),)))
+            return min(found, key=read_key, default=None)
         identity = self._mapping.identity_of(partition_key, id_)
         if not identity.can_be_stored:
             return None

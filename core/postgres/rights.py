@@ -35,6 +35,8 @@ _ANYBODY = {
     "crossfeed.outbox": ("SELECT", "INSERT"),
     "sequence crossfeed.outbox_seq": ("USAGE",),
     "crossfeed.phase": ("SELECT",),
+    "crossfeed.phase_history": ("SELECT",),
+    "crossfeed.switch": ("SELECT",),
     "crossfeed.tombstone": ("SELECT", "INSERT", "UPDATE"),
 }
 
@@ -72,6 +74,7 @@ class Process(Enum):
             "crossfeed.reconcile_doubt": (*_ALL, "TRUNCATE"),
             "crossfeed.reconcile_range": (*_ALL, "TRUNCATE"),
             "crossfeed.reconcile_seen": (*_ALL, "TRUNCATE"),
+            "crossfeed.watermark_seen": ("SELECT", "INSERT", "DELETE"),
         },
         mapped=_ALL,
         child=_ALL,
@@ -85,6 +88,7 @@ class Process(Enum):
             "crossfeed.tombstone": _ALL,
             "crossfeed.trigger_failure": _ALL,
             "crossfeed.trigger_progress": ("SELECT", "INSERT", "UPDATE"),
+            "crossfeed.writer": ("SELECT",),
         },
         mapped=_ALL,
         child=_ALL,

@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from tenacity import AsyncRetrying, RetryError, retry_if_exception_type, retry_if_result, stop_after_delay, wait_fixed
 
 from core.entity import Entity, Loaded, loaded, mark_loaded
-from core.errors import ConcurrencyError, OutcomeUnknownError, PrimaryMovedError, StoreUnavailableError
+from core.errors import ConcurrencyError, OutcomeUnknownError, PhasePinnedError, StoreUnavailableError
 from core.events import EventMaker
 from core.postgres.engine import raw
 from core.postgres.events import recording
@@ -184,7 +184,7 @@ class PostgresUnitOfWork:
         """Refuse to write when this process is pinned to a phase that is not the recorded one.
 
         Raises:
-            PrimaryMovedError: the recorded phase is another.
+            PhasePinnedError: the recorded phase is another.
 
         """
         if self._pin_checked:
@@ -193,7 +193,7 @@ class PostgresUnitOfWork:
         if recorded.phase is not self._pin:
             pinned = cast("Phase", self._pin).label
             msg = f"this process is pinned to phase {pinned}, the recorded phase is {recorded.phase.label}"
-            raise PrimaryMovedError(msg)
+            raise PhasePinnedError(msg)
         self._pin_checked = True
 
     # -- inside

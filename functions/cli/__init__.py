@@ -9,12 +9,12 @@ from typing import Annotated
 import typer
 
 from core.errors import ConfigurationError, CrossfeedError
-from functions.cli import dead_letters, demo, local, outbox, phase, processes, reconcile
+from functions.cli import backfill, dead_letters, demo, erase, local, outbox, phase, processes, reconcile, validate
 
 EXIT_CODES = """
 Exit codes: 0 done, or stopped by a signal; 1 failed (demo: something was lost, stale, echoed or dead-lettered);
 2 a setting, an option, a mapping or a schema is wrong and nothing was done; 130 interrupted by
-Ctrl-C (demo, reconcile, outbox resync).
+Ctrl-C (backfill, demo, reconcile, repair, validate, outbox resync).
 """
 
 app = typer.Typer(
@@ -33,6 +33,10 @@ app.command()(processes.migrate)
 app.command()(processes.relay)
 app.command()(processes.mirror)
 app.command()(reconcile.reconcile)
+app.command()(validate.validate)
+app.command()(validate.repair)
+app.command()(erase.erase)
+app.command()(backfill.backfill)
 app.command()(demo.demo)
 app.add_typer(phase.app)
 app.add_typer(outbox.app)

@@ -45,20 +45,20 @@ def demo(  # noqa: PLR0913 - one per option
     partition_key: Annotated[
         str, typer.Option(metavar="/PATH", help="With --documents: its partition key, /tenant or /address/city.")
     ] = "",
-    seconds: Annotated[float, typer.Option(help="How long each store is the primary.", min=0.5)] = 10.0,
+    seconds: Annotated[float, typer.Option(help="How long each store is the primary, steps apart.", min=0.5)] = 10.0,
     count: Annotated[
         int, typer.Option("--documents-count", help="How many sample documents are loaded.", min=1)
     ] = 2000,
     seed: Annotated[int, typer.Option(help="Of sample documents and use cases.")] = 1,
 ) -> None:
-    """Watch real writes cross in both directions on this machine, and get a verdict.
+    """Watch an application move from Cosmos DB to Postgres and back on this machine, and get a verdict.
 
     Boots an embedded Postgres and an embedded Cosmos DB, loads legacy documents of an example application into Cosmos
-    DB, lets people use the application with Postgres as the primary while the relay runs, switches, lets them go on
-    with Cosmos DB as the primary while the processor runs, and compares every document in both stores.
+    DB, walks through all four phases and back while people use the application, and compares every document in both
+    stores: once while Postgres is the primary, and at the end.
 
-    With --documents your documents go into Cosmos DB, are carried to Postgres, touched there, and carried back. What
-    one of the stores could not hold is named by its index (from 0) before anything starts.
+    With --documents your documents go into Cosmos DB, are carried to Postgres, touched there while Cosmos DB is left
+    out, and carried back. What one of the stores could not hold is named by its index (from 0) before anything starts.
 
     Lags run from the acknowledgement of a write to its sight in the other store, the observers' polling included.
     Exported files hold one document to a line, sorted by partition key and id, in the canonical spelling of RFC 8785.

@@ -69,7 +69,7 @@ async def _begin_in(engine: "AsyncEngine", initial: Phase | None) -> str:
         if steps > 1:
             msg = (
                 f"the recorded phase is {row.phase.label} and steps were made already, so --initial-phase comes too"
-                " late; use: crossfeed phase set"
+                " late; use: crossfeed phase advance, or back"
             )
             raise ConflictError(msg)
         row = await open_phase(engine, initial, who="crossfeed migrate", why="initial phase")

@@ -15,13 +15,14 @@ Share = Callable[[], float]
 """How much of a stage is done, from 0 to 1."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Stage:
-    """One stage under way."""
+    """One stage under way, and what is to be said of it when it has ended."""
 
     title: str
     done: Share
     started: float
+    outcome: str = ""
 
 
 @dataclass(slots=True)
@@ -33,14 +34,14 @@ class Board:
     finished: list[str] = field(default_factory=list)
 
     @contextmanager
-    def during(self, title: str, *, done: Share | None = None, seconds: float | None = None) -> Iterator[None]:
+    def during(self, title: str, *, done: Share | None = None, seconds: float | None = None) -> Iterator[Stage]:
         """Show a stage: how far it is by `done`, or by the time that it takes."""
         started = time.perf_counter()
 
         def by_time() -> float:
             return min(1.0, (time.perf_counter() - started) / seconds) if seconds else 0.0
 
-        self.stage = Stage(title, done or by_time, started)
-        yield
-        self.finished.append(f"{title}: {time.perf_counter() - started:.1f} s")
+        self.stage = stage = Stage(title, done or by_time, started)
+        yield stage
+        self.finished.append(f"{title}: {time.perf_counter() - started:.1f} s{stage.outcome}")
         self.stage = None

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import islice
+from math import inf
 from typing import TYPE_CHECKING
 
 from core.envelope import Origin
@@ -34,7 +35,8 @@ class Write:
         identity: the document's key.
         kind: what was done.
         origin: the store that acknowledged it.
-        stamp: its place in the order; None for a foreign write, which has none.
+        stamp: its place in the order; None for a foreign write, which has none. Of a delete the least that it can be: a
+            step may have been made while it was under way.
         etag: what Cosmos DB called the state, if it was written there.
         content: the content from now on; None after a delete.
         at: when the acknowledgement was back, in seconds of the demo's clock.
@@ -67,7 +69,7 @@ class Sighting:
 
 @dataclass(slots=True)
 class Lags:
-    """Seconds from acknowledgement to sighting; those of a bulk load stand apart."""
+    """Seconds from acknowledgement to sighting; those of a bulk load, and across a time apart, stand apart."""
 
     steady: list[float] = field(default_factory=list)
     bulk: list[float] = field(default_factory=list)
@@ -85,7 +87,8 @@ def other(store: Origin) -> Origin:
 class Ledger:
     """What was written, and what was carried. Nothing here is derived from what should be.
 
-    `waiting` is how many writes were not seen in the other store yet; `settled` is set while there are none.
+    `waiting` is how many writes were not seen in the other store yet; `settled` is set while there are none. `foreign`
+    are documents of which somebody else has written a state.
     """
 
     def __init__(self) -> None:
@@ -94,9 +97,20 @@ class Ledger:
         self.waiting = 0
         self.settled = asyncio.Event()
         self.latest: dict[Identity, Write] = {}
+        self.foreign: set[Identity] = set()
         self.lags: dict[Origin, Lags] = {origin: Lags() for origin in Origin}
+        self._apart: list[tuple[float, float]] = []
         self._waiting: dict[Origin, dict[Identity, list[Write]]] = {origin: defaultdict(list) for origin in Origin}
         self._seen: dict[Origin, dict[Identity, Sighting]] = {origin: {} for origin in Origin}
+
+    def part(self, at: float) -> None:
+        """The stores are not kept in step from now on."""
+        self._apart.append((at, inf))
+
+    def rejoin(self, at: float) -> None:
+        """They are again, if they were not."""
+        if self._apart:
+            self._apart[-1] = (self._apart[-1][0], at)
 
     def is_waiting_for(self, store: Origin) -> bool:
         """Whether a write was not seen in `store` yet."""
@@ -109,6 +123,8 @@ class Ledger:
     def acknowledged(self, write: Write) -> None:
         """Take down a write that its store has acknowledged."""
         self.written[write.kind] += 1
+        if write.stamp is None:
+            self.foreign.add(write.identity)
         known = self.latest.get(write.identity)
         if known is None or known.stamp is None or (write.stamp is not None and write.stamp >= known.stamp):
             self.latest[write.identity] = write
@@ -138,4 +154,6 @@ class Ledger:
         if not self.waiting:
             self.settled.set()
         lags = self.lags[write.origin]
-        (lags.bulk if write.stamp is None else lags.steady).append(max(0.0, sighting.at - write.at))
+        was_apart = any(write.at < until and sighting.at > since for since, until in self._apart)
+        is_steady = write.stamp is not None and not was_apart
+        (lags.steady if is_steady else lags.bulk).append(max(0.0, sighting.at - write.at))

@@ -1,13 +1,14 @@
 """Runs the demo from its first write to its verdict.
 
-    load        Cosmos DB is primary: legacy documents are written into it with the plain client; the processor carries
-                them. So every awkward spelling crosses to the letter, and foreign documents are as they are in life.
-    Postgres    is primary: use cases for some seconds, while the relay carries them to Cosmos DB.
-    Cosmos DB   is primary: use cases for some seconds, while the processor carries them to Postgres.
+    load     Cosmos DB alone: legacy documents are written into it with the plain client, so that every awkward spelling
+             crosses to the letter, and foreign documents are as they are in life.
+    walk     cosmos_only, dual_write_cosmos_read, dual_write_postgres_read, postgres_only, and back, step by step, while
+             people go on using the application: they notice nothing of a step but its pause.
+    look     after people have stopped: on the way back once while Postgres is the primary, and at the end. Everything
+             must have been seen in the other store by observers of their own, then nothing may move, then every
+             document is compared.
 
-Relay and processor run all the time, as in life: each has to leave alone what the other one brought. After each stage
-everything must have been seen in the other store by observers of their own, then nothing may move, then every document
-is compared. The switches are made without live writers: a stage's writers have ended before.
+Relay and processor run all the time, as in life: each has to leave alone what the other one brought.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from typing import TYPE_CHECKING
 
 from core.crossfeed import Crossfeed
 from core.envelope import Origin
-from core.migration.switch import switch_phase
 from core.phases import Phase
 from functions.bootstrap import bootstrap
 from functions.demo.export import export
@@ -32,13 +32,15 @@ from functions.demo.recording import Recorder
 from functions.demo.silence import Silence, last_message, messages_after
 from functions.demo.stores import fetch, prepared_stores
 from functions.demo.verdict import Fault, Faults, Verdict, compare
+from functions.demo.walk import BACK, THERE, said_of, step
+from functions.migrating import migration_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
     from core.identity import Identity
-    from core.phases import PhaseRow
+    from core.migration.switch import Migration
     from core.settings import Settings
     from functions.bootstrap import Application
     from functions.demo.board import Board
@@ -98,10 +100,12 @@ async def run_demo(  # noqa: PLR0913 - what can be chosen
     """
     started = time.perf_counter()
     try:
-        async with prepared_stores(settings, plan.mappings, plan.metadata) as stores:
+        # Nobody pays for request units here, and nobody else is slowed down.
+        at_full_speed = settings.model_copy(update={"reconcile_ru_per_second": None, "reconcile_pause_ms": 0})
+        async with prepared_stores(at_full_speed, plan.mappings, plan.metadata) as stores:
             demo = _Demo(stores, plan, board, sabotage or Sabotage(), timing or Timing())
-            async with demo.everything_running():
-                await demo.play()
+            async with demo.everything_running() as migration:
+                await demo.play(migration)
             if export_to is not None:
                 await export(stores, export_to)
             return await demo.verdict(time.perf_counter() - started)
@@ -123,8 +127,8 @@ class _Demo:
         self._silence = Silence(stores, self._cosmos_observer)
 
     @asynccontextmanager
-    async def everything_running(self) -> AsyncIterator[None]:
-        """Run relay, processor and observers for as long as the context."""
+    async def everything_running(self) -> AsyncIterator[Migration]:
+        """Run relay, processor and observers for as long as the context; yield what moves between phases."""
         stores, stop = self._stores, asyncio.Event()
         async with bootstrap(
             stores.settings, mappings=stores.mappings, engine=stores.engine, store=stores.cosmos
@@ -137,14 +141,13 @@ class _Demo:
                     group.create_task(self._cosmos_observer.run()),
                     group.create_task(PostgresObserver(stores, self._ledger).run()),
                 ]
-                yield
+                yield migration_of(application)
                 stop.set()
                 for observer in watching:
                     observer.cancel()
 
-    async def play(self) -> None:
-        """Load, then let the plan act in each of its phases."""
-        await self._open(Phase.DUAL_WRITE_COSMOS_READ)
+    async def play(self, migration: Migration) -> None:
+        """Load, then walk through all phases and back."""
         count = sum(map(len, self._plan.documents.values()))
         message = await last_message(self._stores)
         with self._board.during(
@@ -154,8 +157,59 @@ class _Demo:
             await load(self._stores, self._plan.documents, self._ledger)
             await self._carried()
         self._echoes(await messages_after(self._stores, message))
-        for phase in self._plan.phases:
-            await self._stage(await self._open(phase))
+        async with Crossfeed.open(self._stores.settings, self._stores.mappings) as db:
+            recorder = Recorder(db, self._stores.mappings, self._ledger)
+            await self._walk(migration, Scene(self._stores, recorder, self._ledger))
+
+    async def _walk(self, migration: Migration, scene: Scene) -> None:
+        async with self._living(scene):
+            await self._visit(scene, Phase.COSMOS_ONLY)
+            for phase in THERE:
+                await self._step(migration, phase)
+                await self._visit(scene, phase)
+        await self._look(Origin.POSTGRES)
+        message = 0
+        async with self._living(scene):
+            for phase in BACK:
+                message = await last_message(self._stores)
+                await self._step(migration, phase)
+                await self._visit(scene, phase)
+        await self._look(Origin.COSMOS)
+        # What the mirror writes must not be captured: it is the only one who writes there since the last step.
+        self._echoes(await messages_after(self._stores, message))
+
+    @asynccontextmanager
+    async def _living(self, scene: Scene) -> AsyncIterator[None]:
+        """Let people use the application for as long as the context, and end what they are doing."""
+        stop = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._plan.live(scene, stop))
+            yield
+            stop.set()
+
+    async def _step(self, migration: Migration, to: Phase) -> None:
+        if to is Phase.POSTGRES_ONLY:
+            self._ledger.part(time.perf_counter())
+        with self._board.during(f"step to {to.label}, people go on") as stage:
+            stage.outcome = said_of(await step(migration, to))
+        if to is Phase.DUAL_WRITE_POSTGRES_READ:
+            self._ledger.rejoin(time.perf_counter())
+
+    async def _visit(self, scene: Scene, phase: Phase) -> None:
+        with self._board.during(
+            f"{phase.label}: {NAMES[phase.primary]} is the primary", seconds=self._plan.stay_s(phase)
+        ):
+            await self._plan.visit(scene, phase)
+
+    async def _look(self, primary: Origin) -> None:
+        with self._board.during("wait until everything was seen in the other store"):
+            await self._carried()
+        with self._board.during("listen whether anything still moves", seconds=self._timing.silence_s):
+            self._echoes(await self._silence.broken_by(self._timing.silence_s, self._meddle(primary)))
+        with self._board.during("compare every document in both stores"):
+            if self._sabotage.before_comparison is not None:
+                await self._sabotage.before_comparison(self._stores, primary)
+            self._documents = await compare(self._stores, self._ledger, self._faults)
 
     async def verdict(self, seconds: float) -> Verdict:
         """Sum up."""
@@ -182,33 +236,6 @@ class _Demo:
                 for origin in Origin
             },
         )
-
-    async def _open(self, phase: Phase) -> PhaseRow:
-        stores = self._stores
-        with self._board.during(f"switch: {NAMES[phase.primary]} is primary"):
-            return await switch_phase(
-                stores.engine, stores.cosmos, stores.mappings, phase, who="crossfeed demo", why="the next stage"
-            )
-
-    async def _stage(self, phase: PhaseRow) -> None:
-        stores, primary = self._stores, phase.primary
-        message = await last_message(stores)
-        carrier = "relay" if primary is Origin.POSTGRES else "processor"
-        with self._board.during(f"{NAMES[primary]} is primary, the {carrier} runs", seconds=self._plan.seconds):
-            async with Crossfeed.open(stores.settings, stores.mappings) as db:
-                recorder = Recorder(db, stores.mappings, phase, self._ledger)
-                await self._plan.act(Scene(stores, recorder, self._ledger, phase))
-        with self._board.during("wait until everything was seen in the other store"):
-            await self._carried()
-        with self._board.during("listen whether anything still moves", seconds=self._timing.silence_s):
-            self._echoes(await self._silence.broken_by(self._timing.silence_s, self._meddle(primary)))
-        if primary is Origin.COSMOS:
-            # What the mirror writes must not be captured.
-            self._echoes(await messages_after(stores, message))
-        with self._board.during("compare every document in both stores"):
-            if self._sabotage.before_comparison is not None:
-                await self._sabotage.before_comparison(stores, primary)
-            self._documents = await compare(stores, self._ledger, self._faults)
 
     async def _meddle(self, primary: Origin) -> None:
         if self._sabotage.in_silence is not None:

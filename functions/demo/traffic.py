@@ -1,9 +1,11 @@
-"""What people do while the demo runs: the example's use cases, concurrently, on keys that they share."""
+"""What people do while the demo runs: the example's use cases, concurrently, on keys that they share.
+
+They go on while phases change, on whichever store is the primary then.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -12,6 +14,7 @@ from core.domain import use_cases
 from core.domain.account import Subscription, SubscriptionType
 from core.domain.game_session import Choice
 from core.domain.pending_signup import PendingSignup
+from core.domain.use_cases.common import found
 from core.domain.user_profile import Badge
 from core.envelope import Origin
 from core.errors import ConflictError, TransientError
@@ -35,19 +38,15 @@ class Traffic:
 
     Args:
         recorder: opens the units of work, on whichever store is primary.
-        primary: which one that is: a key is changed in place in Postgres, by delete and create in Cosmos DB.
         population: the keys to choose from.
         rng: where chance comes from.
-        prefix: of new ids, different in every stage.
+        prefix: of new ids, different each time.
 
     """
 
-    def __init__(
-        self, recorder: Recorder, primary: Origin, population: Population, rng: random.Random, prefix: str
-    ) -> None:
+    def __init__(self, recorder: Recorder, population: Population, rng: random.Random, prefix: str) -> None:
         self._recorder = recorder
         self._units = recorder.unit_of_work
-        self._primary = primary
         self._people = population
         self._rng = rng
         self._prefix = prefix
@@ -77,21 +76,20 @@ class Traffic:
             (2, self._delete_session),
         ]
 
-    async def run(self, seconds: float) -> None:
-        """Let everybody act for so long.
+    async def run(self, stop: asyncio.Event) -> None:
+        """Let everybody act until the event is set.
 
         Raises:
             CrossfeedError: what cannot happen here did, an unanswered write for example.
 
         """
-        until = time.monotonic() + seconds
         async with asyncio.TaskGroup() as group:
             for _ in range(WORKERS):
-                group.create_task(self._act(until))
+                group.create_task(self._act(stop))
 
-    async def _act(self, until: float) -> None:
+    async def _act(self, stop: asyncio.Event) -> None:
         weights, deeds = zip(*self._deeds, strict=True)
-        while time.monotonic() < until:
+        while not stop.is_set():
             [deed] = self._rng.choices(deeds, weights)
             try:
                 await deed()
@@ -100,9 +98,11 @@ class Traffic:
             await asyncio.sleep(self._rng.expovariate(1 / THINK_S))
 
     async def _commit(self, step: Callable[[UnitOfWork], Awaitable[object]]) -> None:
-        async with self._units() as work:
+        async def use_case(work: UnitOfWork) -> None:
             await step(work)
             await work.commit()
+
+        await self._recorder.transact(use_case)
 
     def _new(self, kind: str) -> str:
         self._serial += 1
@@ -175,8 +175,9 @@ class Traffic:
     async def _create_profile(self) -> None:
         if (account_id := self._people.accounts.any()) is not None:
             id_ = self._new("prof")
-            await use_cases.create_profile(
-                self._units, id_=id_, name=self._word(), account_id=account_id, now=self._now()
+            name, now = self._word(), self._now()
+            await self._recorder.in_parts(
+                lambda: use_cases.create_profile(self._units, id_=id_, name=name, account_id=account_id, now=now)
             )
             self._people.profiles.add(id_)
 
@@ -222,18 +223,24 @@ class Traffic:
             return
         email, id_ = key
         moved = f"moved-{self._new('to')}@example.com"
-        if self._primary is Origin.POSTGRES and self._rng.random() < 0.5:  # noqa: PLR2004 - half, in one statement
-            async with self._units() as work:
-                signup = await work[PendingSignup].get_by_id(id_, partition_key=email)
-                if signup is None:
-                    return
-                signup.email = moved
-                await work[PendingSignup].update(signup)
-                await work.commit()
-        else:
-            await use_cases.change_signup_email(self._units, id_, email=email, new_email=moved)
+        in_place = self._rng.random() < 0.5 and await self._change_key_in_place(id_, email, moved)  # noqa: PLR2004
+        if not in_place:
+            await self._recorder.in_parts(
+                lambda: use_cases.change_signup_email(self._units, id_, email=email, new_email=moved)
+            )
         self._people.signups.remove(key)
         self._people.signups.add((moved, id_))
+
+    async def _change_key_in_place(self, id_: str, email: str, moved: str) -> bool:
+        """Change it in one statement, as Postgres can; return whether it is done."""
+        async with self._units() as work:
+            if work.primary is not Origin.POSTGRES:
+                return False
+            signup = await found(work, PendingSignup, id_, email)
+            signup.email = moved
+            await work[PendingSignup].update(signup)
+            await work.commit()
+        return True
 
     async def _delete_signup(self) -> None:
         if (key := self._people.signups.any()) is not None:

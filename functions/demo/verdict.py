@@ -94,8 +94,9 @@ async def compare(stores: Stores, ledger: Ledger, faults: Faults) -> int:
         count += len(everything)
         for identity in everything:
             held = [states[store].get(identity) for store in Origin]
+            write, is_foreign = ledger.latest.get(identity), identity in ledger.foreign
             for store, state in zip(Origin, held, strict=True):
-                fault = _judge(mapping, ledger.latest.get(identity), state, store)
+                fault = _judge(mapping, write, state, store, is_foreign=is_foreign)
                 if fault is not None:
                     faults.add(identity, fault)
             if not _same(*[None if state is None else state.content for state in held]):
@@ -103,7 +104,9 @@ async def compare(stores: Stores, ledger: Ledger, faults: Faults) -> int:
     return count
 
 
-def _judge(mapping: EntityMapping[Any], write: Write | None, state: State | None, store: Origin) -> Fault | None:
+def _judge(
+    mapping: EntityMapping[Any], write: Write | None, state: State | None, store: Origin, *, is_foreign: bool
+) -> Fault | None:
     """Say what is wrong with the state of one document in one store, after the write acknowledged last."""
     if write is None:
         return Fault.STALE  # a document that nobody wrote
@@ -114,13 +117,22 @@ def _judge(mapping: EntityMapping[Any], write: Write | None, state: State | None
     found = _respelled(mapping, state.content) if is_update else state.content
     if not (_same(write.content, state.content) or _same(write.content, found)):
         return Fault.STALE
+    return _judge_stamp(write, state, store, is_foreign=is_foreign)
+
+
+def _judge_stamp(write: Write, state: State, store: Origin, *, is_foreign: bool) -> Fault | None:
+    """Say whether a state with the right content is that very write: an echo changes the stamp alone."""
     if write.stamp is None:
         # A foreign document: Cosmos DB holds exactly that one, without a stamp; Postgres took exactly that one.
         is_untouched = state.etag == write.etag and (state.stamp is None) is (store is Origin.COSMOS)
         return None if is_untouched else Fault.ECHOED
     if state.stamp is None or state.stamp < write.stamp:
         return Fault.STALE
-    return Fault.ECHOED if state.stamp > write.stamp else None  # written again, by nobody
+    # Of a state without a stamp the row has one of its own, which the document's next stamp may not exceed.
+    is_rows_own = is_foreign and store is Origin.POSTGRES and write.origin is Origin.COSMOS
+    is_same_delete = write.content is None and state.stamp.version == write.stamp.version
+    # Else it was written again, by nobody.
+    return Fault.ECHOED if state.stamp > write.stamp and not (is_rows_own or is_same_delete) else None
 
 
 def _respelled(mapping: EntityMapping[Any], content: Document | None) -> Document | None:

@@ -6,6 +6,7 @@ from alembic import op
 
 from core.postgres.statements import execute
 from migrations.arming_0001 import ARMING
+from migrations.backfill_0001 import BACKFILL_ROWS, BACKFILL_TABLES
 from migrations.events_0001 import EVENT_FUNCTIONS, EVENT_TABLES
 from migrations.feed_0001 import FEED_FUNCTIONS, FEED_TABLES
 from migrations.functions_0001 import FUNCTION_TABLES
@@ -13,11 +14,15 @@ from migrations.inbox_0001 import INBOX_TABLES
 from migrations.leases_0001 import LEASE_FUNCTIONS, LIFE_TABLE
 from migrations.lineage_0001 import LINEAGE_ROW, LINEAGE_TABLE
 from migrations.log_0001 import LOG_ROWS, LOG_TABLES
+from migrations.log_hold_0001 import LOG_HOLD_TABLES
 from migrations.mirror_parked_0001 import MIRROR_PARKED_TABLES
 from migrations.misfits_0001 import MISFITS
 from migrations.partitions_0001 import PARTITION_FUNCTIONS
+from migrations.phases_0001 import PHASE_FUNCTIONS, PHASE_ROWS, PHASE_TABLES
 from migrations.reconcile_0001 import RECONCILE_ROW, RECONCILE_TABLES
+from migrations.routing_0001 import LEFT_BEHIND
 from migrations.slots_0001 import SLOT_FUNCTIONS
+from migrations.watermarks_0001 import WATERMARK_TABLES
 
 revision = "0001"
 down_revision = None
@@ -25,26 +30,6 @@ branch_labels = None
 depends_on = None
 
 TABLES = (
-    # -- One row: who is primary. Every step raises the epoch.
-    """
-    CREATE TABLE crossfeed.phase (
-        only_row  boolean PRIMARY KEY DEFAULT true CHECK (only_row),
-        phase     smallint NOT NULL CHECK (phase BETWEEN 0 AND 3),
-        epoch     bigint NOT NULL CHECK (epoch > 0),
-        state     text NOT NULL CHECK (state IN ('steady', 'draining')),
-        switch_id uuid,
-        CHECK ((state = 'draining') = (switch_id IS NOT NULL))
-    )
-    """,
-    """
-    CREATE TABLE crossfeed.phase_history (
-        epoch   bigint PRIMARY KEY,
-        phase   smallint NOT NULL,
-        at      timestamptz NOT NULL DEFAULT clock_timestamp(),
-        by_whom text NOT NULL,
-        why     text NOT NULL
-    )
-    """,
     # -- The mapped tables whose writes are captured, and the tables of their aggregates below the root with the columns
     # -- of each that name the root.
     """
@@ -134,21 +119,25 @@ FUNCTIONS = (
     *LEASE_FUNCTIONS,
     *FEED_FUNCTIONS,
     *ARMING,
+    *PHASE_FUNCTIONS,
+    LEFT_BEHIND,
     MISFITS,
 )
 
 ROWS = (
-    "INSERT INTO crossfeed.phase (phase, epoch, state) VALUES (0, 1, 'steady')",
-    "INSERT INTO crossfeed.phase_history (epoch, phase, by_whom, why) VALUES (1, 0, current_user, 'migrated')",
+    *PHASE_ROWS,
     *LOG_ROWS,
     LINEAGE_ROW,
     RECONCILE_ROW,
+    BACKFILL_ROWS,
     "SELECT crossfeed.arm_fence('crossfeed.outbox', 'ENABLE')",
 )
 
 
 def upgrade() -> None:
     """Create everything."""
-    tables = (*TABLES, *LOG_TABLES, *EVENT_TABLES, *INBOX_TABLES, LINEAGE_TABLE, LIFE_TABLE, *RECONCILE_TABLES)
-    for statement in (*tables, *MIRROR_PARKED_TABLES, *FUNCTION_TABLES, *FEED_TABLES, *FUNCTIONS, *ROWS):
+    tables: tuple[str, ...] = (*PHASE_TABLES, *TABLES, *LOG_TABLES, *EVENT_TABLES, *INBOX_TABLES, LINEAGE_TABLE)
+    tables = (*tables, LIFE_TABLE, *RECONCILE_TABLES, *MIRROR_PARKED_TABLES, *FUNCTION_TABLES, *FEED_TABLES)
+    tables = (*tables, *WATERMARK_TABLES, *LOG_HOLD_TABLES, *BACKFILL_TABLES)
+    for statement in (*tables, *FUNCTIONS, *ROWS):
         execute(op, statement)

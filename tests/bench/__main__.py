@@ -37,6 +37,8 @@ MEASURED = {
     "latency": "From a commit in Postgres to its document in Cosmos DB, at 200 commits a second.",
     "mirror": "The guarded write to Postgres against COPY, and against the same row by row.",
     "feed": "From the change feed to committed rows, against the SDK's feed alone and the mirror alone.",
+    "parity": "The digests of a million rows against a scan of them, and the reading of documents.",
+    "switch": "How long writers wait while the primary moves, forwards and back.",
     "peers": "Crossfeed against other outboxes, each in an environment of its own.",
 }
 """Modules beside this one with `async def measure(seconds: float, rounds: int) -> dict[str, float | int | str]`.

@@ -84,3 +84,26 @@ def test_the_figures_of_the_way_from_the_change_feed_come_as_json() -> None:
     figures = json.loads(done.stdout)
     assert {"sdk_feed_per_s", "mirror_per_s", "processor_per_s", "ratio", "p50_ms", "p99_ms"} <= figures.keys()
     assert all(figure > 0 for figure in figures.values())
+
+
+@pytest.mark.chaos
+def test_the_figures_of_a_switch_come_as_json() -> None:
+    bench = [sys.executable, "-m", "tests.bench", "switch", "--json", "--seconds", "2", "--rounds", "1"]
+    done = subprocess.run(bench, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert {"pause_forward_ms", "pause_back_ms", "errors"} <= figures.keys()
+    assert figures["errors"] == 0, done.stderr
+    assert figures["writes"] > figures["writers"]
+
+
+@pytest.mark.chaos
+def test_the_figures_of_a_comparison_come_as_json() -> None:
+    bench = [sys.executable, "-m", "tests.bench", "parity", "--json", "--seconds", "1", "--rounds", "1"]
+    done = subprocess.run(bench, capture_output=True, text=True, check=False, timeout=400)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    names = ("rows", "postgres_seconds", "scan_seconds", "ratio_to_scan", "cosmos_documents_per_s")
+    assert list(figures) == list(names)
+    assert figures["rows"] == 1_000_000
+    assert all(figure > 0 for figure in figures.values())

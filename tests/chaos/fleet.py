@@ -61,7 +61,7 @@ class Fleet:
 
     def reap(self) -> list[int]:
         """Forget those that have ended by themselves, and return their pids."""
-        gone = [pid for pid in self.pids if not _is_alive(pid)]
+        gone = [pid for pid in self.pids if not is_alive(pid)]
         self.pids = [pid for pid in self.pids if pid not in gone]
         return gone
 
@@ -143,7 +143,8 @@ async def written(engine: AsyncEngine) -> dict[str, list[Identity]]:
     return found
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether there is a process of this id."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

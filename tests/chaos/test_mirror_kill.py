@@ -17,7 +17,6 @@ from core.domain.mappings import ACCOUNTS, PENDING_SIGNUPS
 from core.domain.pending_signup import PendingSignup
 from core.envelope import Origin
 from core.errors import ConflictError
-from core.migration.switch import switch_phase
 from core.phases import Phase
 from core.postgres.held import read_held
 from functions.demo.ledger import Kind, Ledger, Write
@@ -25,6 +24,7 @@ from functions.demo.recording import Recorder
 from functions.demo.stores import Stores, fetch
 from functions.demo.verdict import Faults, compare
 from tests.chaos.fleet import open_fleet
+from tests.phase_steps import switch_phase
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,7 +45,7 @@ KEYS = 12
 async def test_a_mirror_that_is_killed_at_random_moments_loses_nothing(  # noqa: PLR0913, PLR0917 - fixtures
     settings: Settings, engine: AsyncEngine, cosmos: CosmosStore, mappings: Mappings, tmp_path: Path, rounds: int
 ) -> None:
-    phase = await switch_phase(engine, cosmos, mappings, Phase.DUAL_WRITE_COSMOS_READ, who="test", why="test")
+    await switch_phase(engine, cosmos, mappings, Phase.DUAL_WRITE_COSMOS_READ, who="test", why="test")
     stores, ledger, rng = Stores(settings, mappings, engine, cosmos), Ledger(), random.Random()
     mirrored: list[int] = []
     done = asyncio.Event()
@@ -54,7 +54,7 @@ async def test_a_mirror_that_is_killed_at_random_moments_loses_nothing(  # noqa:
         open_fleet(settings, tmp_path / "mirrors.log", "mirror", **small) as fleet,
         Crossfeed.open(settings, mappings) as db,
     ):
-        recorder = Recorder(db, mappings, phase, ledger)
+        recorder = Recorder(db, mappings, ledger)
         writing = [asyncio.ensure_future(write(recorder, random.Random(seed), done)) for seed in range(WRITERS)]
         writing.append(asyncio.ensure_future(write_foreign(cosmos, ledger, rng, done)))
         watching = asyncio.ensure_future(never_backwards(engine, ledger))

@@ -1,24 +1,29 @@
-"""One contract, every store: `db` runs each test of this folder on Postgres and on Cosmos DB."""
+"""One contract, every store: `db` runs each test of this folder on Postgres, on Cosmos DB and routed in every phase."""
 
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from core.cosmos.client import open_cosmos
 from core.domain.mappings import MAPPINGS
+from core.envelope import Origin
 from core.mappings import Mappings
-from core.phases import Phase
+from core.migration.routing import Routing
+from core.phases import Phase, PhaseRow, PhaseState
 from core.postgres.engine import open_engine
 from core.postgres.phases import open_phase
 from core.settings import Settings
-from tests.contract.stores import CosmosDb, Db, PostgresDb
+from tests.contract.stores import CosmosDb, Db, PostgresDb, RoutedDb
+from tests.integration.routing_steps import barrier_of, enter_phase_2
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from core.cosmos.client import CosmosStore
     from tests.stores import CosmosServer, PostgresServer
 
 
@@ -52,8 +57,71 @@ async def empty_cosmos(cosmos_server: CosmosServer) -> AsyncIterator[CosmosDb]:
         yield CosmosDb(store, mappings)
 
 
-@pytest.fixture(params=["postgres", "cosmos"])
+@asynccontextmanager
+async def routed(
+    primary: PostgresDb | CosmosDb, seeded: Db, phase: PhaseRow, postgres: PostgresDb, cosmos: CosmosDb
+) -> AsyncIterator[RoutedDb]:
+    """Open what an application has of both stores in a phase."""
+
+    async def store() -> CosmosStore:
+        return cosmos.store
+
+    settings = Settings.load(shadow_read_share=1.0 if phase.phase is Phase.DUAL_WRITE_COSMOS_READ else 0.0)
+    async with Routing(postgres.engine, Mappings(MAPPINGS), store, settings) as routing:
+        yield RoutedDb(primary, seeded, routing, phase)
+
+
+@pytest.fixture(scope="session")
+async def left_behind(
+    postgres_server: PostgresServer, template_database: str
+) -> AsyncIterator[tuple[PostgresDb, PhaseRow]]:
+    """A database for the whole folder: Postgres is the primary, and what was there before is in Cosmos DB alone."""
+    dsn = await postgres_server.create_database(f"contract_{uuid.uuid4().hex}", template=template_database)
+    mappings = Mappings(MAPPINGS)
+    async with open_engine(Settings.load(postgres_dsn=dsn)) as engine:
+        phase = await enter_phase_2(engine, barrier=barrier_of(mappings))
+        yield PostgresDb(engine, mappings), phase
+
+
+@pytest.fixture
+async def empty_left_behind(
+    left_behind: tuple[PostgresDb, PhaseRow], empty_cosmos: CosmosDb
+) -> AsyncIterator[RoutedDb]:
+    """Phase 2 after a switch that left behind what is seeded."""
+    postgres, phase = left_behind
+    await postgres.empty()
+    async with routed(postgres, empty_cosmos, phase, postgres, empty_cosmos) as db:
+        yield db
+
+
+def _in_phase(phase: Phase) -> Any:
+    """Return the fixture of a phase whose primary holds everything."""
+
+    @pytest.fixture(name=f"empty_{phase.label}")
+    async def empty(empty_postgres: PostgresDb, empty_cosmos: CosmosDb) -> AsyncIterator[RoutedDb]:
+        primary, epoch = (empty_postgres, 2) if phase.primary is Origin.POSTGRES else (empty_cosmos, 1)
+        row = PhaseRow(phase, epoch, PhaseState.STEADY)
+        async with routed(primary, primary, row, empty_postgres, empty_cosmos) as db:
+            yield db
+
+    return empty
+
+
+_phases = [_in_phase(phase) for phase in Phase]
+empty_cosmos_only, empty_dual_write_cosmos_read, empty_dual_write_postgres_read, empty_postgres_only = _phases
+
+
+@pytest.fixture
 def db(request: pytest.FixtureRequest) -> Db:
     """An empty store."""
     store: Db = request.getfixturevalue(f"empty_{request.param}")
     return store
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test on both stores, and in `make chaos` on what is made of them; of that, look-ups always."""
+    if "db" in metafunc.fixturenames:
+        left_behind = () if metafunc.module.__name__.endswith("test_lookups") else (pytest.mark.chaos,)
+        phases = (pytest.param(phase.label, marks=pytest.mark.chaos) for phase in Phase)
+        stores = ["postgres", "cosmos", pytest.param("left_behind", marks=left_behind), *phases]
+        metafunc.parametrize("db", stores, indirect=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import orjson
@@ -14,7 +15,7 @@ from core.events import events_of
 from core.postgres.unit_of_work import PostgresUnitOfWork
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
 
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from core.identity import Identity
     from core.mapping import EntityMapping
     from core.mappings import Mappings
+    from core.migration.routing import Routing
+    from core.phases import PhaseRow
     from core.repository import UnitOfWork
 
 T = TypeVar("T")
@@ -50,11 +53,11 @@ class PostgresDb:
     """Rows as the mirror makes them of documents."""
 
     def __init__(self, engine: AsyncEngine, mappings: Mappings) -> None:
-        self._engine = engine
+        self.engine = engine
         self._mappings = mappings
 
-    def unit_of_work(self) -> AbstractAsyncContextManager[UnitOfWork]:
-        return PostgresUnitOfWork(self._engine, self._mappings)
+    def unit_of_work(self) -> PostgresUnitOfWork:
+        return PostgresUnitOfWork(self.engine, self._mappings)
 
     async def seed(self, mapping: EntityMapping[Any], *documents: Document) -> None:
         rows = orjson.dumps([mapping.row(document) for document in documents]).decode()
@@ -63,11 +66,11 @@ class PostgresDb:
         statement = (
             f"INSERT INTO {table} ({columns}) SELECT {columns} FROM jsonb_populate_recordset(NULL::{table}, :rows)"
         )
-        async with self._engine.begin() as connection:
+        async with self.engine.begin() as connection:
             await connection.execute(text(statement.replace("::", "\\:\\:")), {"rows": rows})
 
     async def events(self, identity: Identity) -> list[str]:
-        async with self._engine.connect() as connection:
+        async with self.engine.connect() as connection:
             found = await connection.execute(
                 text(
                     "SELECT event -> 'data' ->> 'email' FROM crossfeed.outbox WHERE event_id IS NOT NULL"
@@ -79,7 +82,7 @@ class PostgresDb:
 
     async def empty(self) -> None:
         """Forget everything, tombstones and the outbox included."""
-        async with self._engine.begin() as connection:
+        async with self.engine.begin() as connection:
             for mapping in self._mappings:
                 await connection.execute(text(f"DELETE FROM {mapping.table.fullname}"))
             for table in ("tombstone", "outbox"):
@@ -90,19 +93,48 @@ class CosmosDb:
     """Documents, foreign ones among them."""
 
     def __init__(self, store: CosmosStore, mappings: Mappings) -> None:
-        self._store = store
+        self.store = store
         self._mappings = mappings
 
-    def unit_of_work(self) -> AbstractAsyncContextManager[UnitOfWork]:
-        return CosmosUnitOfWork(self._store, self._mappings, epoch=1)
+    def unit_of_work(self) -> CosmosUnitOfWork:
+        return CosmosUnitOfWork(self.store, self._mappings, epoch=1)
 
     async def seed(self, mapping: EntityMapping[Any], *documents: Document) -> None:
-        container = self._store.container(mapping)
+        container = self.store.container(mapping)
         await asyncio.gather(*(container.create_item(document) for document in documents))
 
     async def events(self, identity: Identity) -> list[str]:
-        document = await CosmosDocuments(self._store, self._mappings).read(identity)
+        document = await CosmosDocuments(self.store, self._mappings).read(identity)
         return [event["data"]["email"] for event in events_of(document or {}, identity)]
+
+
+class RoutedDb:
+    """What an application has of both stores in one phase: its reads are routed.
+
+    Args:
+        primary: the store that takes the writes.
+        seeded: the store that holds what was there before.
+        routing: of the process.
+        phase: the recorded one.
+
+    """
+
+    def __init__(self, primary: PostgresDb | CosmosDb, seeded: Db, routing: Routing, phase: PhaseRow) -> None:
+        self._primary = primary
+        self._seeded = seeded
+        self._routing = routing
+        self._phase = phase
+
+    @asynccontextmanager
+    async def unit_of_work(self) -> AsyncIterator[UnitOfWork]:
+        async with self._primary.unit_of_work() as work:
+            yield self._routing.routed(work, self._phase)
+
+    async def seed(self, mapping: EntityMapping[Any], *documents: Document) -> None:
+        await self._seeded.seed(mapping, *documents)
+
+    async def events(self, identity: Identity) -> list[str]:
+        return await self._primary.events(identity)
 
 
 async def save(db: Db, *entities: Entity) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from core.cosmos import repository
+from core.cosmos import querying
 from core.cosmos.client import open_cosmos
 from core.cosmos.failures import CosmosUnavailableError
 from core.cosmos.guarded import Unchanged, Written
@@ -42,7 +42,7 @@ async def test_reads_are_repeated_and_show_each_entity_once(
     faults: Faults, store: CosmosStore, fault: Action, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A query of several pages fails on its second page: what came before is not shown twice."""
-    monkeypatch.setattr(repository, "PAGE_SIZE", 5)
+    monkeypatch.setattr(querying, "PAGE_SIZE", 5)
     await add(store, *(line(f"l{n}") for n in range(12)))
     ids = sorted(f"l{n}" for n in range(12))
     reads = unit(store)[Line]
@@ -67,7 +67,7 @@ async def test_reads_are_repeated_and_show_each_entity_once(
 async def test_a_stream_that_fails_half_way_says_so(
     faults: Faults, store: CosmosStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(repository, "PAGE_SIZE", 5)
+    monkeypatch.setattr(querying, "PAGE_SIZE", 5)
     await add(store, *(line(f"l{n}") for n in range(12)))
     faults.add(Rule(do=Cut(moment="middle"), on=Match(operations=frozenset({Operation.QUERY})), skip=1))
     found: list[str] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -97,7 +96,7 @@ def test_a_pending_migration_is_named_and_cured_by_migrate(run: Run, empty_datab
 def test_a_newer_schema_is_refused_by_every_command(run: Run, empty_database: str) -> None:
     run("migrate", postgres_dsn=empty_database)
     execute(empty_database, "UPDATE crossfeed.alembic_version SET version_num = '9999'")
-    for command in (["migrate"], ["relay"], ["mirror"], ["phase", "show"]):
+    for command in (["migrate"], ["relay"], ["mirror"], ["phase", "status"]):
         code, _, errors = run(*command, postgres_dsn=empty_database)
         assert (code, "newer" in errors, "Traceback" in errors) == (2, True, False), command
 
@@ -128,27 +127,7 @@ def test_the_initial_phase_is_chosen_once(run: Run, empty_database: str) -> None
         assert (code, output) == (0, "schema crossfeed is current; phase dual_write_postgres_read, epoch 2\n")
     code, _, errors = run("migrate", "--initial-phase", "cosmos_only", postgres_dsn=empty_database)
     assert code == 1
-    assert "use: crossfeed phase set" in errors
-
-
-def test_the_phase_is_shown_and_set(run: Run, cosmos: object) -> None:
-    assert run("phase", "show")[:2] == (0, "phase=cosmos_only epoch=1 state=steady primary=cosmos\n")
-    code, output, _ = run("phase", "set", "dual_write_cosmos_read", "--no-live-writers", "--json")
-    assert code == 0
-    assert json.loads(output) == {
-        "phase": "dual_write_cosmos_read",
-        "epoch": 2,
-        "state": "steady",
-        "primary": "cosmos",
-    }
-    code, _, errors = run("phase", "set", "postgres_only", "--no-live-writers")
-    assert (code, "is not a neighbour" in errors) == (1, True)
-
-
-def test_the_phase_is_not_set_without_the_word_that_nobody_writes(run: Run) -> None:
-    code, _, errors = run("phase", "set", "dual_write_cosmos_read")
-    assert code == 2
-    assert "--no-live-writers" in errors
+    assert "use: crossfeed phase advance" in errors
 
 
 def test_every_command_has_help_and_exit_codes_are_documented(run: Run) -> None:

@@ -15,6 +15,8 @@ from sqlalchemy import text
 
 from core.envelope import Origin
 from core.local.stores import LocalStores
+from core.postgres.engine import open_engine
+from core.postgres.switch_record import switch_history
 from functions.cli import main
 from functions.demo import run
 from functions.demo.board import Board
@@ -29,16 +31,31 @@ if TYPE_CHECKING:
 
     from core.settings import Settings
     from functions.demo.stores import Stores
+    from tests.stores import PostgresServer
 
 QUICK = Timing(drain_s=15, silence_s=0.7)
 
 
-async def test_nothing_is_lost_stale_echoed_or_dead_lettered(settings: Settings, tmp_path: Path) -> None:
-    verdict = await run_demo(settings, DomainPlan(300, 2.0), Board(), export_to=tmp_path, timing=Timing(silence_s=1))
+WALK = [
+    "cosmos_only",
+    "dual_write_cosmos_read",
+    "dual_write_postgres_read",
+    "postgres_only",
+    "dual_write_postgres_read",
+    "dual_write_cosmos_read",
+    "cosmos_only",
+]
+
+
+async def test_all_phases_are_walked_through_under_load_and_nothing_is_lost_stale_echoed_or_dead_lettered(
+    settings: Settings, tmp_path: Path
+) -> None:
+    board = Board()
+    verdict = await run_demo(settings, DomainPlan(200, 1.0), board, export_to=tmp_path, timing=QUICK)
     assert (verdict.lost, verdict.stale, verdict.echoed, verdict.dead_lettered) == (0, 0, 0, 0)
     assert verdict.is_clean
     assert verdict.carried == verdict.written == verdict.creates + verdict.updates + verdict.deletes
-    assert verdict.creates > 300
+    assert verdict.creates > 200
     assert verdict.updates > 10
     assert verdict.deletes > 1
     for lag in verdict.lag_ms.values():
@@ -49,6 +66,13 @@ async def test_nothing_is_lost_stale_echoed_or_dead_lettered(settings: Settings,
         exported = (tmp_path / "postgres" / name).read_bytes()
         assert exported == (tmp_path / "cosmos" / name).read_bytes()
         assert len(json.loads(exported)) > 10
+    async with open_engine(settings) as engine, engine.connect() as connection:
+        steps = await switch_history(connection, 20)
+    assert [step.phase.label for step in reversed(steps)] == WALK
+    assert [step.switch is not None for step in reversed(steps)] == [False, False, True, False, False, True, False]
+    shown = [line for line in board.finished if line.startswith("step to ")]
+    assert [line.split()[2].rstrip(",") for line in shown] == WALK[1:]
+    assert ["writers waited" in line for line in shown] == [False, True, False, False, True, False]
 
 
 def one(table: str) -> str:
@@ -61,7 +85,7 @@ KEEP_OLD_STAMP = f"UPDATE accounts SET crossfeed_epoch = 1 WHERE {one('accounts 
 
 
 def by_the_mirror(*statements: str) -> Callable[[Stores, Origin], Awaitable[None]]:
-    """Change Postgres as a mirror would, unseen by capture, at the end of the Cosmos stage."""
+    """Change Postgres as a mirror would, unseen by capture, at the end, when Cosmos DB is the primary."""
 
     async def change(stores: Stores, primary: Origin) -> None:
         if primary is Origin.COSMOS:
@@ -94,26 +118,24 @@ async def echoes(stores: Stores, primary: Origin) -> None:
     await an_echo_through_cosmos(stores, primary)
 
 
-async def test_exactly_what_was_planted_is_found(settings: Settings) -> None:
-    """A loss, an old content and an old stamp, an echo from either store."""
-    planted = Sabotage(in_silence=echoes, before_comparison=by_the_mirror(LOSE, KEEP_OLD_CONTENT, KEEP_OLD_STAMP))
-    verdict = await run_demo(settings, DomainPlan(60, 0.5), Board(), sabotage=planted, timing=QUICK)
-    assert (verdict.lost, verdict.stale, verdict.echoed, verdict.dead_lettered) == (1, 2, 2, 0)
-    assert not verdict.is_clean
+@pytest.fixture
+async def empty_database(postgres_server: PostgresServer, settings: Settings) -> AsyncIterator[str]:
+    """A database without anything in it, as the demo finds it."""
+    name = f"empty_{settings.cosmos_database}"
+    yield await postgres_server.create_database(name)
+    await postgres_server.drop_database(name)
 
 
 @pytest.fixture
 def command(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    settings: Settings, empty_database: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, Any]]:
-    """Run `crossfeed demo --json` on the test's own stores; return the exit code and what was printed."""
+    """Run `crossfeed demo --json` on empty stores; return the exit code and what was printed."""
 
     @asynccontextmanager
     async def these() -> AsyncIterator[LocalStores]:
-        assert settings.postgres_dsn is not None
         assert settings.cosmos_key is not None
-        key = settings.cosmos_key.get_secret_value()
-        yield LocalStores(settings.postgres_dsn.get_secret_value(), settings.require_cosmos(), key)
+        yield LocalStores(empty_database, settings.require_cosmos(), settings.cosmos_key.get_secret_value())
 
     def run_command(*arguments: str, sabotage: Sabotage | None = None) -> tuple[int, Any]:
         monkeypatch.setattr("core.local.stores.open_local_stores", these)
@@ -122,17 +144,20 @@ def command(
         monkeypatch.setattr("sys.argv", ["crossfeed", "demo", "--json", *arguments])
         with pytest.raises(SystemExit) as ended:
             main()
-        return int(ended.value.code or 0), json.loads(capfd.readouterr().out)
+        output, errors = capfd.readouterr()
+        assert output, errors
+        return int(ended.value.code or 0), json.loads(output)
 
     return run_command
 
 
-def test_what_is_wrong_is_the_exit_code_and_one_json_object(command: Callable[..., tuple[int, Any]]) -> None:
-    sabotage = Sabotage(before_comparison=by_the_mirror(LOSE))
-    code, verdict = command("--seconds", "0.5", "--documents-count", "60", sabotage=sabotage)
+def test_exactly_what_was_planted_is_found_and_is_the_exit_code(command: Callable[..., tuple[int, Any]]) -> None:
+    """A loss, an old content and an old stamp, an echo from either store."""
+    planted = Sabotage(in_silence=echoes, before_comparison=by_the_mirror(LOSE, KEEP_OLD_CONTENT, KEEP_OLD_STAMP))
+    code, verdict = command("--seconds", "0.5", "--documents-count", "60", sabotage=planted)
     assert code == 1
     counts = {name: verdict[name] for name in ("lost", "stale", "echoed", "dead_lettered")}
-    assert counts == {"lost": 1, "stale": 0, "echoed": 0, "dead_lettered": 0}
+    assert counts == {"lost": 1, "stale": 2, "echoed": 2, "dead_lettered": 0}
     assert verdict["written"] == verdict["carried"] > 60
     assert {"postgres_to_cosmos", "cosmos_to_postgres"} == verdict["lag_ms"].keys()
 

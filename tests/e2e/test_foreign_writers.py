@@ -16,13 +16,13 @@ from core.content import content_hash
 from core.domain.game_session import GameSession
 from core.domain.mappings import GAME_SESSIONS
 from core.envelope import Ours, author_of, is_deleted
-from core.migration.switch import switch_phase
 from core.phases import Phase
 from core.postgres.unit_of_work import PostgresUnitOfWork
 from tests.e2e import foreign_writer
 from tests.integration.foreign_steps import documents, kept, rows, same, unresolved
 from tests.integration.mirror_steps import Steps
 from tests.integration.relay_steps import letters, until
+from tests.phase_steps import switch_phase
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -73,6 +73,7 @@ def environment_of(settings: Settings, **changed: str) -> dict[str, str]:
         "CROSSFEED_COSMOS_KEY": settings.cosmos_key.get_secret_value(),
         "CROSSFEED_MAPPINGS": "core.domain.mappings:MAPPINGS",
         "CROSSFEED_CONSUMERS": CONSUMERS,
+        "CROSSFEED_RECONCILE_LAG_S": "0",
         **changed,
     }
 

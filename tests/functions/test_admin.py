@@ -172,7 +172,7 @@ async def test_an_event_whose_document_has_expired_is_handled_as_it_was_shown(in
     assert await _sql(installation, "SELECT greeting FROM welcomes WHERE account_id = 'bo'") == [("Welcome, Bo!",)]
 
 
-@pytest.mark.parametrize("timer", ["canary", "parked", "reconcile", "retention"])
+@pytest.mark.parametrize("timer", ["canary", "parked", "reconcile", "retention", "validate"])
 async def test_every_timer_runs(installation: Installation, timer: str) -> None:
     assert await installation.worker.tick(timer) == {"status": 1}
 

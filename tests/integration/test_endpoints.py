@@ -19,6 +19,7 @@ from core.errors import ConfigurationError
 from core.local.cosmos.faults import Operation, Refuse
 from core.local.cosmos.faults.rules import Match, Rule
 from core.phases import Phase
+from core.postgres.switching import begin_switch, cancel_switch
 from functions.endpoints import serving
 from functions.metrics import COUNTERS, registry_of
 from functions.readiness import Readiness
@@ -161,6 +162,18 @@ async def test_a_trigger_against_the_phase_makes_it_unready(
     await run(engine, statement)
     [problem] = await probe.ready()
     assert said in problem
+
+
+async def test_a_switch_that_was_left_makes_it_unready_until_it_is_ended(probe: Probe, engine: AsyncEngine) -> None:
+    await make_primary(engine)
+    assert await probe.ready() == []
+    switch = await begin_switch(engine, Phase.DUAL_WRITE_COSMOS_READ, who="somebody", why="a test")
+    [problem] = await probe.ready()
+    assert "writers are refused since" in problem
+    assert f"switch {switch.id} from dual_write_postgres_read to dual_write_cosmos_read" in problem
+    assert problem.endswith("crossfeed phase resume, or crossfeed phase cancel")
+    await cancel_switch(engine, switch.id, why="a test")
+    assert await probe.ready() == []
 
 
 async def test_an_open_breaker_makes_it_unready(probe: Probe) -> None:

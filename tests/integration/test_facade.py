@@ -10,12 +10,12 @@ import pytest
 from sqlalchemy import text
 
 import core
-from core import Crossfeed, PrimaryMovedError
+from core import Crossfeed, PhasePinnedError, PrimaryMovedError
 from core.domain.account import Account
 from core.domain.mappings import ACCOUNTS, MAPPINGS
 from core.errors import ConfigurationError, MappingError, SchemaError
-from core.migration.switch import switch_phase
 from core.phases import Phase, PhaseRow
+from tests.phase_steps import switch_phase
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -77,9 +77,14 @@ async def test_after_a_refusal_the_next_unit_of_work_is_on_the_new_primary(
     await switch(engine, cosmos, mappings, POSTGRES)
     async with Crossfeed.open(settings, mappings) as db:
         await add(db, "a")
-        await switch(engine, cosmos, mappings, COSMOS)
+
+        async def write_after_a_switch() -> None:
+            async with db.unit_of_work() as work:
+                await switch(engine, cosmos, mappings, COSMOS)
+                await work[Account].add(Account(id="b"))
+
         with pytest.raises(PrimaryMovedError):
-            await add(db, "b")
+            await write_after_a_switch()
         await add(db, "c")
     assert await in_postgres(engine) == {"a"}
     assert await in_cosmos(cosmos) == {"c"}
@@ -97,7 +102,7 @@ async def test_a_process_pinned_to_another_phase_reads_and_refuses_to_write(
         account = await work[Account].get_by_id("a")
         assert account is not None
         for write in (work[Account].add(Account(id="b")), work[Account].update(account), work[Account].delete(account)):
-            with pytest.raises(PrimaryMovedError, match="pinned to phase cosmos_only"):
+            with pytest.raises(PhasePinnedError, match="pinned to phase cosmos_only"):
                 await write
     right = settings.model_copy(update={"phase": recorded})
     async with Crossfeed.open(right, mappings) as db:

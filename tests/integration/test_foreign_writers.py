@@ -15,7 +15,6 @@ from core.cosmos.unit_of_work import CosmosUnitOfWork
 from core.domain.game_session import GameSession
 from core.domain.mappings import GAME_SESSIONS
 from core.envelope import Ours, author_of
-from core.migration.switch import switch_phase
 from core.phases import Phase
 from core.postgres.unit_of_work import PostgresUnitOfWork
 from outbox.relay import open_relay
@@ -31,6 +30,7 @@ from tests.integration.foreign_steps import (
 from tests.integration.mirror_steps import Steps
 from tests.integration.reconcile_steps import passed
 from tests.integration.relay_steps import letters
+from tests.phase_steps import switch_phase
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -12,10 +12,10 @@ from changefeed.processor import Processor
 from core.cosmos.unit_of_work import CosmosUnitOfWork
 from core.domain.account import Account
 from core.domain.game_session import GameSession
-from core.migration.switch import switch_phase
 from core.phases import Phase
 from core.postgres.unit_of_work import PostgresUnitOfWork
 from outbox.relay import open_relay
+from tests.phase_steps import switch_phase
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -13,13 +13,13 @@ from core.domain.pending_signup import PendingSignup
 from core.domain.samples import sample_documents
 from core.domain.user_profile import UserProfile
 from core.envelope import Origin, Ours, author_of, is_internal
-from core.migration.switch import switch_phase
 from core.phases import Phase
 from core.postgres.unit_of_work import PostgresUnitOfWork
 from core.projection import same_json
 from tests.integration.legacy_reader import view
 from tests.integration.mirror_steps import Steps
 from tests.integration.relay_steps import letters, relaying, until
+from tests.phase_steps import switch_phase
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,11 +9,11 @@ import pytest
 
 from core.cosmos.markers import Markers
 from core.errors import HistoryLostError, StoreUnavailableError
-from core.migration.switch import switch_phase
 from core.phases import Phase
 from outbox.lineage import Lineage, LineageMovedError, Mark
 from tests.integration.lineage_steps import SLOTS, check, markers_of, move_on, newest, newest_rows, send
 from tests.integration.relay_steps import make_primary, run
+from tests.phase_steps import switch_phase
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine

@@ -15,6 +15,7 @@ from changefeed.stats import ProcessorStats
 from core.domain.mappings import ACCOUNTS
 from core.errors import StoreUnavailableError
 from core.phases import Phase
+from core.postgres.switching import begin_switch, finish_switch, flip
 from functions.endpoints import serving
 from functions.mirror_readiness import MirrorReadiness
 from tests.integration.feed_steps import give_ranges
@@ -92,6 +93,18 @@ async def test_documents_are_parked_in_order_and_make_it_unready_once_nobody_tri
     [problem] = await probe.ready()
     assert "1 documents are parked, and nobody has tried for 40 s" in problem
     assert (await probe.metrics())["crossfeed_mirror_parked"] == 1
+
+
+async def test_a_switch_that_is_not_finished_makes_it_unready_until_it_is(probe: Probe, engine: AsyncEngine) -> None:
+    async def nothing(*_: object) -> None: ...
+
+    await make_primary(engine, Phase.DUAL_WRITE_COSMOS_READ)
+    switch = await begin_switch(engine, Phase.DUAL_WRITE_POSTGRES_READ, who="somebody", why="a test")
+    await flip(engine, switch.id, nothing)
+    [problem] = await probe.ready()
+    assert "has moved the primary and is not finished; if its process is gone: crossfeed phase resume" in problem
+    await finish_switch(engine, switch.id, {})
+    assert await probe.ready() == []
 
 
 async def test_a_feed_without_a_single_range_is_not_ready(probe: Probe, engine: AsyncEngine) -> None:

@@ -14,12 +14,12 @@ from core.domain.mappings import ACCOUNTS
 from core.errors import TransientError
 from core.local.cosmos.faults import ByVersions, Lag, Match, Rule
 from core.mappings import Mappings
-from core.migration.switch import switch_phase
 from core.phases import Phase
 from core.postgres.phases import open_phase
 from outbox.relay import open_relay
 from tests.integration.mirror_steps import Steps
 from tests.integration.relay_steps import letters, make_primary, run
+from tests.phase_steps import switch_phase
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,9 +14,12 @@ from core.crossfeed import Crossfeed
 from core.domain.account import Account
 from core.phases import Phase
 from core.postgres.engine import open_engine
+from core.postgres.switching import finish_switch, flip
+from core.postgres.writers import wait_for_writers
 from functions.readiness import Readiness
 from outbox.relay import open_relay
 from tests.integration.relay_steps import differences, letters, make_primary, until
+from tests.integration.switching_steps import COSMOS, POSTGRES, drain, nothing, release, renew, start_in
 from tests.integration.test_endpoints import StandIn
 from tests.pgbouncer import PgBouncerMissingError, pgbouncer
 
@@ -85,3 +89,20 @@ async def _back_to_postgres(engine: Any, cosmos: CosmosStore, mappings: Mappings
         assert found.scalar_one() == "of Cosmos DB"
         prepared = await connection.exec_driver_sql("SELECT count(*) FROM pg_prepared_statements")
         assert prepared.scalar_one() == 0  # the next statement may meet another session
+
+
+async def test_a_switch_goes_there_and_back_through_a_pool(pooled: Settings) -> None:
+    async with open_engine(pooled) as engine:
+        await start_in(engine, COSMOS)
+        for to in (POSTGRES, COSMOS):
+            me = uuid.uuid4()
+            assert (await renew(engine, me))[3] == (to is POSTGRES)
+            switch = await drain(engine, to)
+            await release(engine, me)
+            await wait_for_writers(engine, switch.id, patience=0)
+            await flip(engine, switch.id, nothing)
+            await finish_switch(engine, switch.id, {})
+            assert (await renew(engine))[3] == (to is COSMOS)
+        async with engine.connect() as connection:
+            waits = await connection.exec_driver_sql("SELECT current_setting('lock_timeout')")
+            assert waits.scalar_one() == "0", "what a step sets is its own"

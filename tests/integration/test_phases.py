@@ -10,12 +10,12 @@ import pytest
 from core.cosmos.feed import feed_ranges, pages
 from core.domain.account import Account
 from core.errors import ConflictError, MappingError, PrimaryMovedError
-from core.migration.switch import switch_phase
 from core.phases import Phase
 from core.postgres import capture
 from core.postgres.phases import open_phase, read_phase
 from core.postgres.unit_of_work import PostgresUnitOfWork
 from tests.integration.relay_steps import connect, run
+from tests.phase_steps import switch_phase
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine

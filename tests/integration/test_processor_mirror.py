@@ -15,11 +15,11 @@ from core.domain.samples import sample_documents
 from core.envelope import Origin, stamped
 from core.errors import ConfigurationError
 from core.identity import Identity
-from core.migration.switch import switch_phase
 from core.phases import Phase
 from core.postgres.held import read_held
 from core.projection import same_json
 from core.stamp import Stamp
+from tests.phase_steps import switch_phase
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -12,13 +12,13 @@ from core.cosmos.guarded import GuardedWriter
 from core.cosmos.publish import Refused, Unchanged, Written, publish_state
 from core.envelope import is_internal
 from core.errors import AlreadyExistsError, DocumentRefusedError
-from core.migration.switch import switch_phase
 from core.phases import Phase
 from core.postgres.unit_of_work import PostgresUnitOfWork
 from core.stamp import Stamp
 from tests.cosmos.example import Kept
 from tests.integration.library_steps import BOOKS, FILMS, LIBRARY, Book, apply, feed, install, opened, rows
 from tests.integration.relay_steps import letters, relaying, run, until
+from tests.phase_steps import switch_phase
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

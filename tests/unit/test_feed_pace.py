@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import pytest
 
 from changefeed.lag import RangeHealth, RangeLag
-from changefeed.pressure import SMALLEST_PAGE, TARGET_S, Pace, Pressure
+from changefeed.pressure import Pressure
 from core.cosmos.feed import FeedPage
+from core.pace import SMALLEST_PAGE, TARGET_S, Pace
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from changefeed.throttle import Throttle
+from core.throttle import Throttle
 
 
 class Clock:
