@@ -4,9 +4,12 @@ GET  /api/crossfeed/phase           phase, epoch, state, primary, the switch tha
 GET  /api/crossfeed/phase/history   ?limit=
 POST /api/crossfeed/phase/plan      {"way": "advance"}, and what the step takes; changes nothing
 POST /api/crossfeed/phase/advance   {"timeout_s", "pause_budget_s", "accept_dead_letters", "writers_restarted",
-POST /api/crossfeed/phase/back       "foreign_quiet_s", "settle_s", "who", "why", "dry_run"}, each optional
+POST /api/crossfeed/phase/back       "foreign_quiet_s", "settle_s", "who", "why", "dry_run", "from"}, each optional
 POST /api/crossfeed/phase/resume    the same
 POST /api/crossfeed/phase/cancel    {"who", "why"}
+
+Name in "from" the phase that is to be left: a request that was made already, and is sent again because its answer was
+lost, is refused then (409) rather than taken for the next step.
 
 200: done, or possible. 409: refused, or put back; the body is the report. A step that does not fit into the time that
 the host gives a request is better made by the command: a worker that is killed leaves a switch to resume or cancel.
@@ -20,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import azure.functions as func
 from pydantic import BaseModel, ConfigDict, Field
 
+from core.errors import ConflictError
 from core.migration.report import FOREIGN_QUIET_S, PAUSE_BUDGET_S, SETTLE_S, StepOptions
 from core.migration.switch import cancel_pending
 from core.postgres.failures import translated
@@ -63,6 +67,7 @@ class _Step(_Asked):
     foreign_quiet_s: float = Field(default=FOREIGN_QUIET_S, ge=0)
     settle_s: float = Field(default=SETTLE_S, ge=0)
     dry_run: bool = False
+    leaving: str | None = Field(default=None, alias="from")
 
     @property
     def options(self) -> StepOptions:
@@ -127,20 +132,24 @@ async def _step(runtime: Runtime, way: Way, request: func.HttpRequest) -> func.H
     async with runtime.application() as application:
         if wanted.dry_run:
             return await _plan(application, way, wanted)
-        to = way.of(await _phase(application))
+        to = way.of(await _left(application, wanted))
         migration = migration_of(application)
         return _report(await migration.step(to, who=wanted.who, why=wanted.why, options=wanted.options))
 
 
 async def _plan(application: Application, way: Way, wanted: _Step) -> func.HttpResponse:
-    plan = await migration_of(application).plan(way.of(await _phase(application)), wanted.options)
+    plan = await migration_of(application).plan(way.of(await _left(application, wanted)), wanted.options)
     return in_json(plan.facts(), 200 if plan.is_possible else 409)
 
 
-async def _phase(application: Application) -> Phase:
+async def _left(application: Application, wanted: _Step) -> Phase:
     with translated("reading the phase"):
         async with application.engine.connect() as connection:
-            return (await read_phase(connection)).phase
+            phase = (await read_phase(connection)).phase
+    if wanted.leaving not in {None, phase.label}:
+        msg = f"the phase is {phase.label}, not the one that is to be left"
+        raise ConflictError(msg)
+    return phase
 
 
 def _report(report: Report) -> func.HttpResponse:

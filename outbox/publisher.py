@@ -166,7 +166,8 @@ class Publisher:
             if isinstance(outcome, Postponed):
                 raise CosmosUnavailableError(outcome.reason, outcome.retry_after_s)
         if held_back:
-            msg = f"a writer has locked the row of {min(held_back)}, which stands behind its own tombstone"
+            one = min(held_back)  # its partition key may be personal, and this is logged
+            msg = f"a writer has locked the row of {one.entity} {one.id!r}, which stands behind its own tombstone"
             raise StoreUnavailableError(msg)
 
     async def _load(self, identities: Sequence[Identity]) -> tuple[PhaseRow, Loaded]:

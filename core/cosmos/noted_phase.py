@@ -70,6 +70,25 @@ async def read_noted_phase(store: CosmosStore) -> PhaseRow:
     return PhaseRow(phase, max(epochs, default=_FIRST.epoch), PhaseState.STEADY)
 
 
+async def noted_epoch(store: CosmosStore, instance: str) -> int:
+    """Return the epoch of the phase that this Postgres noted last, 1 if it never noted any.
+
+    What announces a step notes it last. The charter says less: relays and re-syncs raise its epoch, too.
+
+    Raises:
+        StoreUnavailableError: Cosmos DB did not answer.
+
+    """
+    name = store.own.control.name
+    try:
+        found = await store.container_named(name).read_item(_PHASE, partition_key=instance)
+    except DRIVER_ERRORS as error:
+        if getattr(error, "status_code", None) == NOT_FOUND:
+            return _FIRST.epoch
+        raise read_error(error, f"reading the phase in {name!r}") from error
+    return int(found["epoch"])
+
+
 async def _noted(container: ContainerProxy, noted: Document) -> bool:
     """Try once; return whether this epoch or a later one is noted now. Lets the client's errors through."""
     try:

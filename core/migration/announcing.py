@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from core.cosmos.markers import Markers
-from core.cosmos.noted_phase import note_phase
+from core.cosmos.noted_phase import note_phase, noted_epoch
 from core.cosmos.watermarks import write_watermarks
 from core.postgres.failures import translated
 
@@ -43,11 +43,26 @@ async def announce(engine: AsyncEngine, store: CosmosStore, mappings: Mappings, 
         OutcomeUnknownError: a watermark was not answered; repeat.
 
     """
-    with translated("reading the lineage"):
-        async with engine.connect() as connection:
-            instance = (await connection.exec_driver_sql(_INSTANCE)).scalar_one()
+    instance = await _instance(engine)
     await Markers(store, store.own.control.name, instance).raise_epoch(row.epoch)
     for container in mappings.containers:
         written = await write_watermarks(store, mappings.in_container(container)[0], row.epoch, ttl_s)
         log.info("phase.watermarks_written", container=container, epoch=row.epoch, feed_ranges=len(written))
     await note_phase(store, instance, row)
+
+
+async def is_announced(engine: AsyncEngine, store: CosmosStore, row: PhaseRow) -> bool:
+    """Whether `announce` has come to its end for this epoch, or for a later one.
+
+    Raises:
+        TransientError: a store did not answer.
+
+    """
+    return await noted_epoch(store, await _instance(engine)) >= row.epoch
+
+
+async def _instance(engine: AsyncEngine) -> str:
+    with translated("reading the lineage"):
+        async with engine.connect() as connection:
+            instance: str = (await connection.exec_driver_sql(_INSTANCE)).scalar_one()
+    return instance

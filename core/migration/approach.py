@@ -121,10 +121,12 @@ class Approach:
         while True:
             compare = partial(verify, self._engine, parts.store, parts.mappings, row, since=since)
             parity = await patiently(compare, course.waits)
-            course.report.parity = parity.facts()
+            course.report.parity = parity.facts(with_keys=False)
             if parity.unaccounted == 0:
                 break
-            found = "; ".join(f"{one.identity} is {one.kind.value}" for one in parity.differences[:NAMED])
+            found = "; ".join(
+                f"{one.identity.entity} {one.identity.id!r} is {one.kind.value}" for one in parity.differences[:NAMED]
+            )
             course.waits(f"{parity.unaccounted} differences ({found})")
             if asyncio.get_running_loop().time() - began > SETTLE_S:
                 msg = "both stores differ though nobody writes"

@@ -25,7 +25,7 @@ from core.envelope import Origin, is_deleted
 from core.errors import ConfigurationError, ConflictError, StoreUnavailableError
 from core.events import carried_by, subject_of
 from core.identity import key_text
-from core.migration.restate import bury_absent
+from core.migration.restate import bury_absent, version_claimed
 from core.phases import PhaseState
 from core.postgres.failures import translated
 from core.postgres.guarded import apply_documents
@@ -62,11 +62,22 @@ _SWEPT = {
         WHERE {_OF} AND event_id IS NOT NULL AND event::jsonb ?| ARRAY['data', 'data_base64']
     """,
 }
-# What goes by itself: with its partition of the log, and CROSSFEED_CONSUMER_KEEP_S after it was handled.
+# Messages go by themselves, with their partition of the log; handled events CROSSFEED_CONSUMER_KEEP_S afterwards.
 _LEFT = {
+    # Its key could not be read, so it may be somebody else's of the same id: an operator has to look at it.
+    "dead_letters_of_this_id_without_key": """
+        SELECT count(*) FROM crossfeed.dead_letter
+        WHERE entity = %(entity)s AND partition_key = '' AND id = %(id)s
+    """,
     "messages_that_name_the_key": f"SELECT count(*) FROM crossfeed.outbox WHERE {_OF}",
     "handled_events_that_name_the_key": "SELECT count(*) FROM crossfeed.inbox WHERE subject = %(subject)s",
 }
+# The same identity may have been erased before: it has the same hash, and the newer tombstone counts.
+_FORGET_BEFORE = f"""
+    DELETE FROM crossfeed.tombstone d WHERE d.entity = %(entity)s AND d.partition_key = %(hashed)s AND d.id = %(id)s
+        AND md5(d.partition_key || d.id)::uuid = md5(%(hashed)s || %(id)s)::uuid
+        AND EXISTS (SELECT FROM crossfeed.tombstone WHERE {_OF})
+"""
 _FORGET = f"UPDATE crossfeed.tombstone SET partition_key = %(hashed)s WHERE {_OF}"
 _EXPIRED = f"SELECT at < clock_timestamp() - make_interval(secs => %(ttl_s)s) FROM crossfeed.tombstone WHERE {_OF}"
 # The fence and capture are for writers.
@@ -186,7 +197,8 @@ class _Erasing:
             # Cosmos DB has what Postgres never had: its tombstone comes from here as well.
             with translated("burying what Postgres never had"):
                 async with self.engine.begin() as connection:
-                    await bury_absent(connection, self.mappings, {self.identity: 1}, phase)
+                    version = version_claimed(document, phase)
+                    await bury_absent(connection, self.mappings, {self.identity: version}, phase)
         if (await self._held()).tombstone is not None and not (document is None and await self._has_expired()):
             refused = (await self.publisher.publish([self.identity]))[self.identity]
             if refused is not None:
@@ -234,7 +246,9 @@ class _Erasing:
         digest = hmac.new(key.get_secret_value().encode(), str(self.identity).encode(), hashlib.sha256).hexdigest()
         with translated("hashing the key of the tombstone"):
             async with self.engine.begin() as connection:
-                await connection.exec_driver_sql(_FORGET, {**self._names(), "hashed": key_text([f"{ERASED}{digest}"])})
+                names = {**self._names(), "hashed": key_text([f"{ERASED}{digest}"])}
+                await connection.exec_driver_sql(_FORGET_BEFORE, names)
+                await connection.exec_driver_sql(_FORGET, names)
         return True
 
     async def proof(

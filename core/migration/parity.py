@@ -51,11 +51,11 @@ class Difference:
     fields: tuple[str, ...] = ()
     letter: int | None = None
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self, *, with_keys: bool) -> dict[str, Any]:
         """Return it as JSON."""
         return {
             "entity": self.identity.entity,
-            "partition_key": self.identity.partition_key,
+            **({"partition_key": self.identity.partition_key} if with_keys else {}),
             "id": self.identity.id,
             "kind": self.kind.value,
             "postgres": None if self.postgres is None else str(self.postgres),
@@ -88,7 +88,7 @@ class EntityParity:
     busy: int = 0
     differences: list[Difference] = field(default_factory=list)
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self, *, with_keys: bool) -> dict[str, Any]:
         """Return it as JSON."""
         return {
             "rows": self.rows,
@@ -97,7 +97,7 @@ class EntityParity:
             "total": self.total,
             "accounted": self.accounted,
             "busy": self.busy,
-            "differences": [one.facts() for one in self.differences],
+            "differences": [one.facts(with_keys=with_keys) for one in self.differences],
         }
 
 
@@ -131,11 +131,11 @@ class Parity:
         """Those that are named, of all entity types."""
         return [found for one in self.entities.values() for found in one.differences]
 
-    def facts(self) -> dict[str, Any]:
-        """Return it as JSON."""
+    def facts(self, *, with_keys: bool = True) -> dict[str, Any]:
+        """Return it as JSON; without partition keys for what is kept, where nothing erases an e-mail."""
         return {
             "equal": self.is_equal,
             "deep": self.deep,
             "as_of": self.as_of.isoformat(),
-            "entities": {name: one.facts() for name, one in self.entities.items()},
+            "entities": {name: one.facts(with_keys=with_keys) for name, one in self.entities.items()},
         }

@@ -12,11 +12,11 @@ import structlog
 
 from core.cosmos.documents import CosmosDocuments
 from core.cosmos.sessions import check_sessions
-from core.envelope import Origin, Ours, author_of
+from core.envelope import Origin
 from core.errors import ConflictError
 from core.migration.looking import Rules, look
 from core.migration.parity import SETTLED, DifferenceKind
-from core.migration.restate import bury_absent, count_rows, forget_taken, restamp
+from core.migration.restate import bury_absent, count_rows, forget_taken, restamp, version_claimed
 from core.migration.rows_side import cosmos_epochs_of
 from core.migration.sending import send
 from core.phases import Phase, PhaseState
@@ -28,7 +28,7 @@ from core.postgres.opening import read_barrier
 from core.postgres.phases import read_phase
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -52,6 +52,7 @@ ALWAYS_REMOVED: Final = 10
 
 UNREADABLE: Final = "its key is none that a row could have"
 TOO_MANY: Final = "too many rows have no document: is this the right account? (CROSSFEED_RECONCILE_MAX_REMOVED_SHARE)"
+UNNAMED: Final = "they were counted, not named: there are too many for one run; run it again"
 REMAINS: Final = "it differs still: refused, or written meanwhile"
 _NOW = "SELECT clock_timestamp()"
 
@@ -86,6 +87,7 @@ async def repair(  # noqa: PLR0913, PLR0917 - what a repair is made of
     *,
     dry_run: bool,
     settle_s: float | None = None,
+    unnamed: Mapping[str, int] | None = None,
 ) -> Repaired:
     """Bring identities into step, with the primary as the truth.
 
@@ -100,6 +102,8 @@ async def repair(  # noqa: PLR0913, PLR0917 - what a repair is made of
         differences: what `validate` named.
         dry_run: change nothing.
         settle_s: between the two reads that believe a delete, in seconds; `reconcile_lag_s` unless given.
+        unnamed: how many more of each entity type differ that `validate` only counted: they are left alone, and count
+            where it is asked whether too many rows would be removed.
 
     Raises:
         ConflictError: nothing is mirrored in this phase, or a switch is under way.
@@ -119,7 +123,9 @@ async def repair(  # noqa: PLR0913, PLR0917 - what a repair is made of
     work = _Repair(engine, mappings, CosmosDocuments(store, mappings), publisher, phase, rules, lag_s)
     named = [one for one in differences if one.identity.partition_key]
     work.kept[UNREADABLE] += len(differences) - len(named)
-    named = await work.without_too_many(named, settings.reconcile_max_removed_share)
+    unnamed = unnamed or {}
+    work.kept[UNNAMED] += sum(unnamed.values())
+    named = await work.without_too_many(named, settings.reconcile_max_removed_share, unnamed)
     if not dry_run:
         for start in range(0, len(named), PART):
             await work.part(named[start : start + PART])
@@ -145,7 +151,9 @@ class _Repair:
     kept: Counter[str] = field(default_factory=Counter)
     backfilled: set[Identity] = field(default_factory=set)
 
-    async def without_too_many(self, differences: list[Difference], share: float) -> list[Difference]:
+    async def without_too_many(
+        self, differences: list[Difference], share: float, unnamed: Mapping[str, int]
+    ) -> list[Difference]:
         """Leave out the rows of an entity type of which too many would be removed; nothing else ever removes a row."""
         if self.phase.primary is Origin.POSTGRES:
             return differences
@@ -155,7 +163,8 @@ class _Repair:
             with translated("counting rows"):
                 async with self.engine.connect() as connection:
                     rows = await count_rows(connection, self.mappings.named(entity))
-            if count > max(ALWAYS_REMOVED, share * rows):
+            # Of what was only counted nobody knows the kind: named in pieces, all rows would go, a piece a run.
+            if count + unnamed.get(entity, 0) > max(ALWAYS_REMOVED, share * rows):
                 log.error("repair.refused", entity=entity, without_document=count, rows=rows)
                 kept.add(entity)
                 self.kept[TOO_MANY] += count
@@ -235,13 +244,18 @@ class _Repair:
     async def _to_cosmos(self, pairs: Pairs) -> None:
         for container, its in self._by_container(pairs).items():
             changed = [one for one, (_, found) in its.items() if found.kind is DifferenceKind.DIFFERENT]
-            orphans = {one: sight.document for one, (sight, _) in its.items() if sight.held.stamp is None}
+            orphans = {one: sight.document for one, (sight, _) in its.items() if sight.held.row is None}
+            unknown = {one for one, (sight, _) in its.items() if sight.held.stamp is None}
             with translated(f"repairing what is sent to {container!r}"):
                 async with self.engine.begin() as connection:
                     await restamp(connection, self.mappings, changed, self.phase)
                 async with self.engine.connect() as connection:
                     barrier = (await read_barrier(connection)).get(container)
-                old = {one: found for one, found in orphans.items() if found is not None and _is_before(found, barrier)}
+                old = {
+                    one: found
+                    for one, found in orphans.items()
+                    if found is not None and one in unknown and _is_before(found, barrier)
+                }
                 if old:  # reads find them: it is Postgres that lacks them
                     self.backfilled |= old.keys()
                     async with self.engine.begin() as connection:
@@ -249,18 +263,13 @@ class _Repair:
                             connection, self.mappings, container, list(old.values()), self.phase, before_ts=barrier
                         )
                 versions = {
-                    identity: self._version(document)
+                    identity: version_claimed(document, self.phase)
                     for identity, document in orphans.items()
                     if document is not None and identity not in old
                 }
                 async with self.engine.begin() as connection:
                     await bury_absent(connection, self.mappings, versions, self.phase)
         await send(self.engine, self.publisher, list(pairs))
-
-    def _version(self, document: Document) -> int:
-        author = author_of(document)
-        is_of_epoch = isinstance(author, Ours) and author.stamp.epoch == self.phase.epoch
-        return author.stamp.version if isinstance(author, Ours) and is_of_epoch else 0
 
     def _by_container(self, pairs: Pairs) -> dict[str, Pairs]:
         found: dict[str, Pairs] = {}

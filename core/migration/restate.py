@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from core.content import dump
+from core.envelope import Ours, author_of
 from core.postgres.authority import Change
 from core.postgres.engine import fetch
 from core.postgres.guarded import lock_and_check, lock_identities
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
+    from core.content import Document
     from core.identity import Identity
     from core.mapping import EntityMapping
     from core.mappings import Mappings
@@ -87,7 +89,7 @@ async def restamp(
 async def bury_absent(
     connection: AsyncConnection, mappings: Mappings, versions: Mapping[Identity, int], phase: PhaseRow
 ) -> None:
-    """Write the tombstones of identities of which Postgres holds nothing, and log them.
+    """Write the tombstones of identities of which Postgres holds nothing newer, and no row, and log them.
 
     Args:
         connection: in a READ COMMITTED transaction that holds no lock yet.
@@ -102,20 +104,29 @@ async def bury_absent(
     if not versions:
         return
     async for mapping, held in _guarded(connection, mappings, list(versions), phase):
+        absent = [
+            one
+            for one in held
+            if one.row is None and (one.stamp is None or one.stamp <= Stamp(phase.epoch, versions[one.identity]))
+        ]
         buried = [
             (
                 Change(one.identity, {}, "", Position(0, AFTER_ALL), deleted=True),
                 Stamp(phase.epoch, versions[one.identity]),
             )
-            for one in held
-            if one.stamp is None
+            for one in absent
         ]
         await connection.exec_driver_sql(_MIRRORING, {"state": "on"})
         await bury(connection, mapping, buried)
         await connection.exec_driver_sql(_MIRRORING, {"state": "off"})
-        for one in held:
-            if one.stamp is None:
-                await heal(connection, mapping, one)
+        for one in absent:
+            await heal(connection, mapping, one)
+
+
+def version_claimed(document: Document, phase: PhaseRow) -> int:
+    """Return the version in this epoch that a document has for certain, 0 where it has none: see `bury_absent`."""
+    author = author_of(document)
+    return author.stamp.version if isinstance(author, Ours) and author.stamp.epoch == phase.epoch else 0
 
 
 async def _guarded(

@@ -7,7 +7,7 @@ relay, from where the log was held.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -15,16 +15,17 @@ import structlog
 from core.errors import ConflictError, CrossfeedError, TransientError
 from core.migration.catch_up import send_changes, send_once
 from core.migration.checks import REOPENING_COSMOS
-from core.migration.ending import announced
+from core.migration.ending import announced, insistently
 from core.postgres.failures import translated
 from core.postgres.phases import open_phase, read_phase
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncGenerator, Mapping
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from core.identity import Identity
+    from core.migration.catch_up import Hold, Log
     from core.migration.course import Course
     from core.phases import PhaseRow
 
@@ -32,6 +33,8 @@ log = structlog.get_logger()
 
 NAMED: Final = 5
 """How many documents that are refused are named."""
+RENEW_S: Final = 300.0
+"""How often the hold on the log is renewed while both stores are read, which may take longer than it lasts."""
 
 
 async def step_without_drain(course: Course, was: PhaseRow, left_s: float) -> None:
@@ -62,7 +65,7 @@ async def step_without_drain(course: Course, was: PhaseRow, left_s: float) -> No
     report.epoch = row.epoch
     log.info("phase.opened", phase=row.phase.label, epoch=row.epoch)
     course.passed(f"{row.phase.label} in epoch {row.epoch}")
-    await announced(course, row)
+    await insistently(announced(course, row))
 
 
 async def _open(course: Course, was: PhaseRow) -> PhaseRow:
@@ -93,7 +96,8 @@ async def _follow_again(course: Course, was: PhaseRow) -> PhaseRow:
         await parts.ports.hold.rewind(connection, hold, row)
 
     try:
-        rest = await send_changes(*what, since=first.begun)
+        async with _renewing(parts.ports.hold, hold):
+            rest = await send_changes(*what, since=first.begun)
         _accept(course, {**first.refused, **rest.refused})
         await parts.ports.hold.renew(hold)
         with translated("opening the phase in which Cosmos DB follows"):
@@ -101,6 +105,24 @@ async def _follow_again(course: Course, was: PhaseRow) -> PhaseRow:
     finally:
         with suppress(TransientError):  # it ends by itself
             await parts.ports.hold.release(hold)
+
+
+@asynccontextmanager
+async def _renewing(log_hold: Log, hold: Hold) -> AsyncGenerator[None]:
+    """Renew a hold meanwhile; that it was lost is found out by whoever renews it afterwards."""
+
+    async def renew() -> None:
+        while True:
+            await asyncio.sleep(RENEW_S)
+            with suppress(TransientError):
+                await log_hold.renew(hold)
+
+    renewing = asyncio.create_task(renew())
+    try:
+        yield
+    finally:
+        renewing.cancel()
+        await asyncio.gather(renewing, return_exceptions=True)
 
 
 def _accept(course: Course, refused: Mapping[Identity, str]) -> None:

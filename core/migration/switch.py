@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from core.cosmos.noted_phase import read_noted_phase
 from core.errors import ConflictError
+from core.migration.announcing import is_announced
 from core.migration.checks import REOPENING_COSMOS, TO_COSMOS, TO_POSTGRES, Check
 from core.migration.course import Course, Parts
 from core.migration.drained import begin, go_on
@@ -134,7 +134,7 @@ class Migration:
             detail = f"they took more than {options.timeout_s:g} s"
             report.checks.append(Check("checks", ok=False, detail=detail, cure="give it a longer --timeout"))
         if compared:
-            report.parity = compared[0].facts()
+            report.parity = compared[0].facts(with_keys=False)
         if report.refused_by:
             return report
         left_s = options.timeout_s - (asyncio.get_running_loop().time() - began)
@@ -229,7 +229,7 @@ class Migration:
 
     async def _announce_again(self, who: str, options: StepOptions, progress: Callable[[Progress], None]) -> Report:
         row, now = await self._look()
-        if (await read_noted_phase(self._parts.store)).epoch >= row.epoch:
+        if await is_announced(self._engine, self._parts.store, row):
             raise ConflictError(_NOTHING)
         report = Report(row.phase, row.phase, row.epoch, who, "announced again", now)
         await announced(Course(self._parts, report, options, progress), row)

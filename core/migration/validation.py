@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from core.settings import Settings
 
 LOOKED_AT: Final = 20_000
-"""So many of what is suspected are looked at again; of more only the number is said, as it was at first sight."""
+"""So much of what is suspected is looked at again at a time. When so much was confirmed, the rest is only counted."""
 
 ROUNDS: Final = 5
 """How often what is being written is looked at again."""
@@ -101,18 +101,34 @@ async def validate(  # noqa: PLR0913 - what a comparison is made of
         progress=progress,
     )
     parity = Parity(as_of, deep, comparison.counts)
+    lag_s = settings.reconcile_lag_s if settle_s is None else settle_s
     suspected: dict[Identity, Difference] = {}
+    confirmed: dict[Identity, Difference] = {}
+    busy: set[Identity] = set()
+
+    async def look_again() -> None:
+        differing, still = await _confirm(
+            engine, store, mappings, phase, suspected, lag_s, deep=deep, progress=progress
+        )
+        confirmed.update((one.identity, one) for one in differing)
+        busy.update(still)
+        suspected.clear()
+
+    # A comparison that takes hours suspects whatever was written meanwhile: more than could be kept.
     async with aclosing(comparison.differences()) as found:
         async for one in found:
-            if len(suspected) < LOOKED_AT:
-                suspected[one.identity] = one
-            elif one.identity not in suspected:
+            if one.identity in confirmed:
+                continue
+            if len(confirmed) >= LOOKED_AT:
                 parity.entities[one.identity.entity].total += 1
-    lag_s = settings.reconcile_lag_s if settle_s is None else settle_s
-    confirmed, busy = await _confirm(engine, store, mappings, phase, suspected, lag_s, deep=deep, progress=progress)
-    for identity in busy:
+                continue
+            suspected[one.identity] = one
+            if len(suspected) >= LOOKED_AT:
+                await look_again()
+    await look_again()
+    for identity in busy - confirmed.keys():
         parity.entities[identity.entity].busy += 1
-    await _name(engine, parity.entities, confirmed, limit)
+    await _name(engine, parity.entities, confirmed.values(), limit)
     _, now = await _begin(engine)
     if (now.phase, now.epoch) != (phase.phase, phase.epoch):
         msg = f"epoch {now.epoch} was opened while the stores were compared in epoch {phase.epoch}; compare again"

@@ -48,6 +48,12 @@ _UNIQUE = """
     GROUP BY i.indexrelid
 """
 
+# No comparison finds a NULL: such a row would never be sent, and be inserted again by every document.
+_NULLABLE = """
+    SELECT attname::text FROM pg_attribute
+    WHERE attrelid = %(oid)s::oid AND attname = ANY (%(names)s::text[]) AND NOT attnotnull ORDER BY 1
+"""
+
 _CAPTURED = "SELECT relation::oid, identity FROM crossfeed.captured WHERE entity = %(entity)s"
 
 _TRIGGERS = """
@@ -126,6 +132,9 @@ async def _problems(connection: AsyncConnection, mapping: EntityMapping[Any]) ->
             f"no primary key or unique constraint on exactly ({', '.join(mapping.identity_columns)}),"
             " which is the document's identity: add one"
         )
+    asked = {"oid": oid, "names": list(mapping.identity_columns)}
+    for (name,) in await connection.exec_driver_sql(_NULLABLE, asked):
+        problems.append(f"column {name} is part of the document's identity and may be NULL: make it NOT NULL")
     if missing := sorted((ours | {mapping.projection.body} & {EXTRA_COLUMN}) - columns.keys()):
         problems.append(f"no columns {', '.join(missing)}: {_install(mapping)}")
     else:

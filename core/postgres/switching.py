@@ -24,7 +24,7 @@ from core.phases import Phase, PhaseRow, PhaseState
 from core.postgres.failures import translated
 from core.postgres.phases import PATIENCE, lock_phase, patiently
 from core.postgres.switch_record import SwitchStep, read_switch, require_switch
-from core.postgres.writers import know_the_writers
+from core.postgres.writers import check_still_known, know_the_writers
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -76,16 +76,17 @@ async def begin_switch(  # noqa: PLR0913 - the facts of a step
         switch_id: the id that it gets, for a caller who has to find it when it is stopped in the middle.
 
     Raises:
-        ConflictError: that is no move of the primary, another switch is under way, or a writer of Postgres does not
-            end (it is named); nothing was changed.
+        ConflictError: that is no move of the primary, another switch is under way, a writer of Postgres does not
+            end (it is named), or Postgres failed over meanwhile; nothing was changed.
         MappingError: a captured table was dropped; nothing was changed.
         TransientError: Postgres did not answer; nothing was changed.
         OutcomeUnknownError: Postgres did not answer; see `pending_switch`.
 
     """
     switch_id = switch_id or uuid.uuid4()
-    await know_the_writers(engine, lease_s)
-    await _step(engine, patience, switch_id, SwitchStep.DRAINING, partial(_begin, engine, switch_id, to, who, why))
+    timeline = await know_the_writers(engine, lease_s)
+    begin = partial(_begin, engine, switch_id, to, who, why, timeline)
+    await _step(engine, patience, switch_id, SwitchStep.DRAINING, begin)
     with translated("reading a switch"):
         async with engine.connect() as connection:
             return await require_switch(connection, switch_id, *SwitchStep)
@@ -176,9 +177,12 @@ async def finish_switch(engine: AsyncEngine, switch_id: UUID, report: Mapping[st
                 await require_switch(connection, switch_id, SwitchStep.DONE)
 
 
-async def _begin(engine: AsyncEngine, switch_id: UUID, to: Phase, who: str, why: str) -> PhaseRow:
+async def _begin(  # noqa: PLR0913, PLR0917 - the facts of a step
+    engine: AsyncEngine, switch_id: UUID, to: Phase, who: str, why: str, timeline: int
+) -> PhaseRow:
     async with engine.begin() as connection:
         was = await lock_phase(connection)
+        await check_still_known(connection, timeline)
         await connection.execute(_DRAIN, {"id": switch_id, "phase": int(to), "who": who, "why": why})
     return PhaseRow(was.phase, was.epoch, PhaseState.DRAINING)
 

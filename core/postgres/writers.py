@@ -34,9 +34,10 @@ _OVERDUE = text("""
 """)
 # Whether this server has taken over since the last step, and may not know of leases that the one before it granted.
 _IS_NEW = text("""
-    SELECT p.phase < 2, crossfeed.timeline() <> h.timeline
+    SELECT p.phase < 2, crossfeed.timeline() <> h.timeline, crossfeed.timeline()
     FROM crossfeed.phase p JOIN crossfeed.phase_history h ON h.epoch = p.epoch
 """)
+_TIMELINE = text("SELECT crossfeed.timeline()")
 _BURY = text("DELETE FROM crossfeed.writer WHERE writer = :writer AND renewals = :renewals")
 # None is renewed while the switch drains, which is looked at afterwards, in the same transaction: none lasts longer.
 _BURY_ALL = text("DELETE FROM crossfeed.writer WHERE lease_s <= :waited_s")
@@ -99,7 +100,7 @@ async def wait_for_writers(
         await asyncio.sleep(_LOOK_S)
 
 
-async def know_the_writers(engine: AsyncEngine, lease_s: float) -> None:
+async def know_the_writers(engine: AsyncEngine, lease_s: float) -> int:
     """Make the leases on record those of the writers that are alive, before a drain makes anybody wait for them.
 
     Those that died are deleted when nobody renewed them in the time of a lease. After a failover that time is waited
@@ -109,19 +110,34 @@ async def know_the_writers(engine: AsyncEngine, lease_s: float) -> None:
         engine: from core.postgres.engine.open_engine.
         lease_s: the longest lease that writers take.
 
+    Returns:
+        The timeline of the server that was asked: another one may not know them (`check_still_known`).
+
     Raises:
         TransientError: Postgres did not answer.
 
     """
     with translated("getting to know the writers of Cosmos DB"):
         async with engine.connect() as connection:
-            [(may_write, is_new)] = [tuple(row) for row in await connection.execute(_IS_NEW)]
+            [(may_write, is_new, timeline)] = [tuple(row) for row in await connection.execute(_IS_NEW)]
             found = await connection.execute(_OVERDUE, {"most": _WORTH_S})
             overdue = [tuple(row) for row in found] if may_write else []
         waits = [lease_s for _, _, lease_s in overdue] + ([lease_s] if may_write and is_new else [])
-        if not waits:
-            return
-        await asyncio.sleep(max(waits))
-        async with engine.begin() as connection:
-            for writer, renewals, _ in overdue:
-                await connection.execute(_BURY, {"writer": writer, "renewals": renewals})
+        if waits:
+            await asyncio.sleep(max(waits))
+            async with engine.begin() as connection:
+                for writer, renewals, _ in overdue:
+                    await connection.execute(_BURY, {"writer": writer, "renewals": renewals})
+    return int(timeline)
+
+
+async def check_still_known(connection: AsyncConnection, timeline: int) -> None:
+    """See, in the transaction that drains, that no server has taken over since `know_the_writers`.
+
+    Raises:
+        ConflictError: one has; it may have forgotten leases that last still.
+
+    """
+    if (await connection.execute(_TIMELINE)).scalar_one() != timeline:
+        msg = "Postgres has failed over since its writers were looked at; begin again"
+        raise ConflictError(msg)

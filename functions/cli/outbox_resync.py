@@ -1,6 +1,5 @@
 """Makes a database that was restored, or promoted with losses, the valid one again."""
 
-import getpass
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +8,7 @@ import typer
 
 from core.settings import Settings
 from core.telemetry import configure_logging
+from functions.cli.operator import operator
 from functions.cli.progress import showing
 from functions.cli.running import run_interruptible
 
@@ -61,7 +61,7 @@ async def _resync(settings: Settings, why: str, *, dry_run: bool) -> "Resynced":
         application = await stack.enter_async_context(bootstrap(settings))
         report = stack.enter_context(showing())
         one = Resync(application.engine, application.store, application.mappings, settings, report)
-        return await one.plan() if dry_run else await one.run(who=getpass.getuser(), why=why)
+        return await one.plan() if dry_run else await one.run(who=operator(), why=why)
 
 
 async def _adopt(settings: Settings) -> int:

@@ -1,6 +1,5 @@
 """Shows and moves the recorded phase: which store is the primary."""
 
-import getpass
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -10,6 +9,7 @@ import typer
 from core.migration.report import FOREIGN_QUIET_S, PAUSE_BUDGET_S, SETTLE_S, TIMEOUT_S, StepOptions
 from core.settings import Settings
 from core.telemetry import configure_logging
+from functions.cli.operator import operator
 from functions.cli.phase_view import lines_of_history, lines_of_plan, lines_of_report, lines_of_standing
 from functions.cli.progress import print_line, showing
 from functions.cli.running import run, run_interruptible
@@ -164,7 +164,7 @@ def resume(
     options = StepOptions(timeout, pause_budget, accept_dead_letters)
 
     async def going_on(migration: "Migration", _: "PhaseRow", tell: "Tell") -> "Report":
-        return await migration.resume(who=getpass.getuser(), options=options, progress=tell)
+        return await migration.resume(who=operator(), options=options, progress=tell)
 
     _report(going_on, as_json=as_json)
 
@@ -199,9 +199,7 @@ def _step(way: Way, options: StepOptions, why: str, *, dry_run: bool, as_json: b
 
     async def stepping(migration: "Migration", row: "PhaseRow", tell: "Tell") -> "Report":
         reason = why or f"crossfeed phase {way}"
-        return await migration.step(
-            way.of(row.phase), who=getpass.getuser(), why=reason, options=options, progress=tell
-        )
+        return await migration.step(way.of(row.phase), who=operator(), why=reason, options=options, progress=tell)
 
     _report(stepping, as_json=as_json)
 
@@ -242,7 +240,7 @@ async def _cancel(settings: Settings, why: str) -> "Report":
         with translated("checking the schema"):
             async with engine.connect() as connection:
                 await check_schema(connection)
-        return await cancel_pending(engine, who=getpass.getuser(), why=why)
+        return await cancel_pending(engine, who=operator(), why=why)
 
 
 async def _asked(settings: Settings, question: "Callable[[AsyncConnection], Awaitable[Facts]]") -> "Facts":

@@ -116,7 +116,8 @@ async def _repair(
         parts = application.engine, application.store, application.mappings, settings
         parity = await validate(*parts, deep=deep, entity=entity, settle_s=settle, limit=MOST, progress=progress)
         publisher = Publisher(*parts)
-        done = await repair(*parts, publisher, parity.differences, dry_run=not apply, settle_s=settle)
+        unnamed = {name: one.total - len(one.differences) for name, one in parity.entities.items()}
+        done = await repair(*parts, publisher, parity.differences, dry_run=not apply, settle_s=settle, unnamed=unnamed)
         return parity, done
 
 

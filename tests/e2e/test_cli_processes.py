@@ -210,10 +210,10 @@ def test_local_cosmos_prints_its_settings_serves_over_tls_and_keeps_its_file(tmp
 
 
 def test_ctrl_c_ends_the_demo_with_130() -> None:
-    process = start("demo", "--documents-count", "100", "--seconds", "30")
+    process = start("demo", "--documents-count", "60", "--seconds", "5")
     assert process.stdout is not None
     for line in process.stdout:
-        if "Postgres is primary" in line:
+        if "step to dual_write_postgres_read" in line:
             break
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=20)

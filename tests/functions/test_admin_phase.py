@@ -54,6 +54,12 @@ async def test_what_refuses_a_step_is_the_answer(installation: Installation) -> 
     assert refused["relay"] == "start: crossfeed relay"
     status, report = await request("phase_advance", "POST", body={"foreign_quiet_s": 0})
     assert (status, report["outcome"]) == (409, "refused")
+    for function in ("phase_advance", "phase_plan"):  # sent once more, after the answer was lost
+        status, answer = await request(function, "POST", body={"from": "cosmos_only"})
+        assert (status, answer) == (
+            409,
+            {"error": "the phase is dual_write_cosmos_read, not the one that is to be left"},
+        )
     status, history = await request("phase_history", query={"limit": "1", "code": "the key"})
     assert (status, len(history["steps"])) == (200, 1)
 

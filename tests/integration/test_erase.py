@@ -157,6 +157,14 @@ async def test_a_partition_key_that_names_somebody_becomes_a_keyed_hash_when_bot
     async with place.engine.connect() as connection:  # no walk over tombstones takes it for a document
         page = await tombstones_after(connection, place.mappings.named("PendingSignup"), None, 10, 0)
     assert page.identities == []
+    await place.add(entity)  # signs up once more, and is erased once more: the same hash
+    await place.cross()
+    assert (await place.erase(identity)).key == "kept"
+    await container.delete_item(identity.id, partition_key=EMAIL)
+    async with place.engine.begin() as connection:
+        await connection.exec_driver_sql("UPDATE crossfeed.tombstone SET at = at - interval '1 hour 1 second'")
+    assert (await place.erase(identity)).key == "hashed"
+    assert (await place.erase(identity)).is_complete, "and again, where nothing is left to hash"
 
 
 async def test_without_a_key_for_the_hash_nothing_is_begun(place: Place) -> None:

@@ -39,6 +39,10 @@ async def test_what_capture_installed_fits(engine: AsyncEngine, mappings: Mappin
             "ALTER TABLE game_sessions DROP CONSTRAINT game_sessions_pkey, ADD UNIQUE (id)",
             r"constraint on exactly \(account_id, id\)",
         ),
+        (
+            "ALTER TABLE accounts DROP CONSTRAINT accounts_pkey, ADD UNIQUE (id), ALTER id DROP NOT NULL",
+            "column id is part of the document's identity and may be NULL",
+        ),
         ("ALTER TABLE pending_signups ALTER failed_attempts DROP DEFAULT, ALTER failed_attempts TYPE text", "is text"),
         ("ALTER TABLE pending_signups ALTER created_at DROP DEFAULT, ALTER created_at TYPE text", "created_at is text"),
         ("ALTER TABLE accounts ALTER settings DROP DEFAULT, ALTER settings TYPE text", "settings is text"),

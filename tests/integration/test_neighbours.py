@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from core.cosmos.markers import Charter, Markers
+from core.cosmos.noted_phase import read_noted_phase
 from core.errors import ConflictError, StoreUnavailableError
+from core.migration.catch_up import send_changes
 from core.migration.report import Outcome
-from core.phases import Phase
+from core.phases import Phase, PhaseRow, PhaseState
 from tests.integration.migration_steps import COSMOS, POSTGRES, Town, quick_town
 from tests.integration.relay_steps import run, until
 
@@ -19,8 +22,8 @@ if TYPE_CHECKING:
     from core.cosmos.client import CosmosStore
     from core.mappings import Mappings
     from core.migration.catch_up import Hold, Log
+    from core.migration.catch_up_round import Sent
     from core.migration.checks import Check
-    from core.phases import PhaseRow
     from core.settings import Settings
 
 
@@ -68,6 +71,27 @@ async def test_an_announcement_that_was_lost_is_made_by_a_resume(town: Town, mon
     assert await town.watermarks() == set()
     assert (await town.resume()).is_done
     assert await town.watermarks() == {2}
+    with pytest.raises(ConflictError, match="no switch"):
+        await town.resume()
+
+
+async def test_an_announcement_that_got_no_further_than_the_charter_is_made_by_a_resume(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def die(*_: object) -> None:
+        raise asyncio.CancelledError
+
+    async with town.engine.connect() as connection:
+        instance = (await connection.exec_driver_sql("SELECT instance::text FROM crossfeed.lineage")).scalar_one()
+    markers = Markers(town.store, town.store.own.control.name, instance)
+    assert await markers.grant(Charter("h", 1, None, 1), None)  # a relay has run here before
+    with monkeypatch.context() as patched:
+        patched.setattr("core.migration.announcing.write_watermarks", die)
+        with pytest.raises(asyncio.CancelledError):
+            await town.to(COSMOS)
+    assert await read_noted_phase(town.store) == PhaseRow(Phase.COSMOS_ONLY, 2, PhaseState.STEADY)
+    assert (await town.resume()).is_done
+    assert (await read_noted_phase(town.store)).phase is COSMOS
     with pytest.raises(ConflictError, match="no switch"):
         await town.resume()
 
@@ -141,3 +165,25 @@ async def test_a_step_from_phase_3_whose_hold_was_lost_opens_nothing(
     assert report.outcome is Outcome.REFUSED
     assert [check.name for check in report.refused_by] == ["step"]
     assert await town.is_as_before(Phase.POSTGRES_ONLY, 2)
+
+
+async def test_a_comparison_that_takes_longer_than_the_hold_lasts_keeps_it(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await town.put(Phase.POSTGRES_ONLY)
+    hold = type(town.migration._parts.ports.hold)
+    renew, renewed = hold.renew, asyncio.Event()
+
+    async def told(log: Log, held: Hold) -> None:
+        await renew(log, held)
+        renewed.set()
+
+    async def slow(*args: Any, **options: Any) -> Sent:
+        await asyncio.wait_for(renewed.wait(), 5)
+        return await send_changes(*args, **options)
+
+    monkeypatch.setattr(hold, "renew", told)
+    monkeypatch.setattr("core.migration.steps.RENEW_S", 0.01)
+    monkeypatch.setattr("core.migration.steps.send_changes", slow)
+    async with town.relaying():
+        assert (await town.to(POSTGRES)).is_done

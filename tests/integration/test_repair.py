@@ -12,7 +12,7 @@ from core.domain.mappings import ACCOUNTS
 from core.envelope import Origin, is_deleted, stamped
 from core.errors import ConflictError
 from core.migration.parity import SETTLED
-from core.migration.repair import REMAINS, TOO_MANY, UNREADABLE
+from core.migration.repair import REMAINS, TOO_MANY, UNNAMED, UNREADABLE
 from core.migration.validation import validate
 from core.phases import Phase
 from core.postgres.phases import open_phase
@@ -166,6 +166,32 @@ async def test_an_emptied_container_empties_no_table(both: Compared) -> None:
     assert await both.count("accounts") == 12
     done = await both.repair(parity.differences, reconcile_max_removed_share=1.0)
     assert (done.removed, done.kept) == (12, {})
+
+
+async def test_nor_does_it_piece_by_piece(both: Compared) -> None:
+    ids = [f"a{number}" for number in range(12)]
+    await both.in_cosmos(*ids)
+    for id_ in ids:
+        await hard_delete(both, id_)
+    parity = await both.validate(limit=5)
+    unnamed = {name: one.total - len(one.differences) for name, one in parity.entities.items()}
+    done = await both.repair(parity.differences, unnamed=unnamed)
+    assert (done.removed, done.kept) == (0, {TOO_MANY: 5, UNNAMED: 7})
+    assert await both.count("accounts") == 12
+
+
+async def test_a_document_newer_than_the_tombstone_of_its_lost_row_is_buried(both: Compared) -> None:
+    await both.in_postgres("a")
+    await both.sql("DELETE FROM accounts WHERE id = 'a'")
+    await both.publish()
+    await both.sql("INSERT INTO accounts (id, email) VALUES ('a', 'a@example.org')")
+    await both.publish()
+    await both.sql(BEHIND, "DELETE FROM accounts WHERE id = 'a'")
+    parity = await both.validate()
+    assert found(parity) == {"a": "extra"}
+    done = await both.repair(parity.differences)
+    assert (done.removed, done.kept) == (1, {})
+    assert (await both.validate()).is_equal
 
 
 async def test_what_cannot_be_repaired_is_kept_by_its_reason(both: Compared) -> None:

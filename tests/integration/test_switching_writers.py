@@ -12,7 +12,7 @@ from core.errors import ConflictError
 from core.phases import PhaseRow, PhaseState
 from core.postgres.phases import lock_phase
 from core.postgres.switching import begin_switch, cancel_switch, flip
-from core.postgres.writers import unexpired_writers, wait_for_writers
+from core.postgres.writers import know_the_writers, unexpired_writers, wait_for_writers
 from tests.integration.relay_steps import run
 from tests.integration.switching_steps import (
     COSMOS,
@@ -135,6 +135,22 @@ async def test_after_a_failover_those_whose_leases_it_forgot_come_back_before_an
     assert len(await writers(engine)) == 1
     with pytest.raises(ConflictError, match="not ended"):
         await flip(engine, switch.id, nothing)
+
+
+async def test_a_failover_between_the_look_at_the_writers_and_the_drain_drains_nothing(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await start_in(engine, COSMOS)
+
+    async def known_before(engine: AsyncEngine, lease_s: float) -> int:
+        return await know_the_writers(engine, lease_s) - 1
+
+    with monkeypatch.context() as patched:
+        patched.setattr("core.postgres.switching.know_the_writers", known_before)
+        with pytest.raises(ConflictError, match="failed over"):
+            await drain(engine, POSTGRES)
+    assert (await renew(engine))[3], "nobody drains"
+    await drain(engine, POSTGRES)
 
 
 async def test_a_writer_needs_no_right_but_that_to_the_schema(engine: AsyncEngine) -> None:

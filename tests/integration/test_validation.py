@@ -12,6 +12,7 @@ from core.domain.mappings import ACCOUNTS, PENDING_SIGNUPS
 from core.domain.samples import sample_documents
 from core.envelope import Origin, stamped
 from core.errors import ConfigurationError, PrimaryMovedError
+from core.migration import validation
 from core.migration.comparison import Comparison, compare
 from core.migration.validation import validate
 from core.phases import Phase
@@ -110,6 +111,21 @@ async def test_what_arrives_within_the_lag_window_is_no_difference(both: Compare
         await both.apply(await both.watch())
 
     parity, _ = await asyncio.gather(both.validate(settle_s=0.6), mirror())
+    assert parity.is_equal, parity.facts()
+
+
+async def test_however_much_is_under_way_it_is_no_difference(both: Compared, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validation, "LOOKED_AT", 2)
+    ids = ["a", "b", "c", "d", "e"]
+    await both.in_cosmos(*ids)
+    for id_ in ids:
+        await both.replaced(id_, DisplayName="Under way")
+
+    async def mirror() -> None:
+        await asyncio.sleep(0.5)
+        await both.apply(await both.watch())
+
+    parity, _ = await asyncio.gather(both.validate(settle_s=1.5), mirror())
     assert parity.is_equal, parity.facts()
 
 

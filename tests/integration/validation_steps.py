@@ -15,7 +15,7 @@ from tests.integration.mirror_steps import Steps
 from tests.integration.reconcile_steps import hasty, legacy, mirrored
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from core.migration.parity import Difference, Parity
@@ -45,10 +45,16 @@ class Compared(Steps):
         return await verify(self.engine, self.store, self.mappings, await self.phase(), since=since)
 
     async def repair(
-        self, differences: Sequence[Difference], *, dry_run: bool = False, settle_s: float = 0.0, **values: Any
+        self,
+        differences: Sequence[Difference],
+        *,
+        dry_run: bool = False,
+        settle_s: float = 0.0,
+        unnamed: Mapping[str, int] | None = None,
+        **values: Any,
     ) -> Repaired:
         parts = self.engine, self.store, self.mappings, self.quick.model_copy(update=values)
-        return await repair(*parts, Publisher(*parts), differences, dry_run=dry_run, settle_s=settle_s)
+        return await repair(*parts, Publisher(*parts), differences, dry_run=dry_run, settle_s=settle_s, unnamed=unnamed)
 
     async def in_cosmos(self, *ids: str) -> None:
         """Let Cosmos DB be the primary, and the mirror hold its documents."""
