@@ -161,7 +161,7 @@ async def _foreign(asked: Asked) -> Check:
             if now - last < quiet_s:
                 problems.append(f"{container} was written {now - last:.0f} s ago by no process of ours")
                 continue
-        if (id_ := await _overwritten(asked, container, int(now - quiet_s))) is not None:
+        if quiet_s > 0 and (id_ := await _overwritten(asked, container, int(now - quiet_s))) is not None:
             problems.append(f"{container} has {id_}, written in the last {quiet_s:.0f} s over a document of ours")
     shown = ", ".join(f"{container} {age:.0f} s ago" for container, age in ages.items())
     return found(

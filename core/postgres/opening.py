@@ -20,6 +20,9 @@ _LEFT_BEHIND = "SELECT crossfeed.left_behind()"
 async def read_barrier(connection: AsyncConnection) -> dict[str, int]:
     """Return, per container, the `_ts` below which a document may be one that Postgres should have, and has not.
 
+    It is the second after that of the barrier's mark: Cosmos DB tells whole seconds, and what was acknowledged just
+    before the mark must not be missed. A write that lands just after it was never answered, so it may take effect, too.
+
     Empty where there can be none: the switch found every live document's row (`complete`), or phase 2 was entered from
     phase 3, which gave every document without a row a tombstone, or there was no switch, so that Postgres was the
     primary from the beginning.
@@ -32,7 +35,7 @@ async def read_barrier(connection: AsyncConnection) -> dict[str, int]:
 
     """
     [(barrier,)] = await fetch(connection, _LEFT_BEHIND, {})
-    return {str(container): int(ts) for container, ts in (barrier or {}).items()}
+    return {str(container): int(ts) + 1 for container, ts in (barrier or {}).items()}
 
 
 def counts(change: Change, phase: PhaseRow, before_ts: int | None) -> bool:
@@ -41,7 +44,7 @@ def counts(change: Change, phase: PhaseRow, before_ts: int | None) -> bool:
     Args:
         change: the document.
         phase: the recorded phase; Postgres is the primary in it.
-        before_ts: the `_ts` of the barrier of the switch that made it the primary, in seconds since 1970: whatever is
+        before_ts: from `read_barrier` of the switch that made it the primary, in seconds since 1970: whatever is
             older was written while Cosmos DB was entitled to take it, and the rest is a late write or a rogue one. If
             there was no such switch, None: only what Crossfeed itself wrote there, in an earlier epoch, counts.
 

@@ -149,10 +149,19 @@ async def test_what_the_same_unit_has_deleted_is_gone_before_its_commit(app: App
         assert await work[Account].count() == 0
 
 
+async def test_what_was_written_in_the_very_second_of_the_barrier_is_served(
+    engine: AsyncEngine, cosmos: CosmosStore, mappings: Mappings, settings: Settings
+) -> None:
+    stored = await cosmos.container(ACCOUNTS).create_item({"id": "a"})
+    barrier = barrier_of(mappings, stored["_ts"])
+    async with App.open(engine, cosmos, mappings, settings, barrier=barrier) as app, app.unit() as work:
+        assert await work[Account].get_by_id("a") is not None
+
+
 @pytest.mark.parametrize(
     ("envelope", "age_s"),
     [
-        pytest.param({}, 0, id="written after the barrier"),
+        pytest.param({}, -1, id="written after the barrier"),
         pytest.param({"deleted": True, "epoch": 1, "version": 3}, 1, id="a tombstone"),
         pytest.param({"kind": "canary", "epoch": 1}, 1, id="one of our own"),
     ],
