@@ -16,8 +16,8 @@ help: ## what can be made
 environment: ## the virtual environment, if it is not as it should be
 	@.ci/environment "$(VENV)" "$(PYTHON)"
 
-test: lint ## every check and every test
-	$(BIN)/python -m pytest -m "not chaos"
+test: lint ## every check and every test, two files at a time
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not chaos"
 
 lint: environment ## the checks that run nothing: style, types, arrows
 	$(BIN)/ruff check

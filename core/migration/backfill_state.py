@@ -100,9 +100,13 @@ _RENEW = """
     UPDATE crossfeed.backfill SET expires_at = clock_timestamp() + make_interval(secs => %(lease)s)
     WHERE target = %(target)s AND token = %(token)s
 """
+# A run of before the primary moved is over: what it has passed was not written by this one.
 _LOAD = """
     SELECT wanted, extract(epoch FROM begun_at)::float8, counts FROM crossfeed.backfill
-    WHERE target = %(target)s AND begun_at IS NOT NULL
+    WHERE target = %(target)s AND begun_at IS NOT NULL AND NOT EXISTS (
+        SELECT FROM crossfeed.phase p, crossfeed.phase_history h
+        WHERE (h.phase >= 2) <> (p.phase >= 2)
+            AND h.epoch >= (SELECT max(b.epoch) FROM crossfeed.phase_history b WHERE b.at <= begun_at))
 """
 _BEGIN = """
     UPDATE crossfeed.backfill SET wanted = %(wanted)s, counts = '{}', begun_at = clock_timestamp(),

@@ -9,6 +9,7 @@ from core.cosmos.failures import DRIVER_ERRORS, read_error
 from core.cosmos.feed import FeedRange, pages
 from core.envelope import Foreign, author_of
 from core.errors import ConfigurationError
+from core.migration.announcing import is_announced
 from core.migration.checks import TO_POSTGRES, Asked, Check, answered, found
 from core.postgres.engine import fetch
 from core.postgres.failures import translated
@@ -43,6 +44,7 @@ async def ask_cosmos(asked: Asked) -> list[Check]:
         await answered("containers", _containers(asked), again),
         await answered("clocks", _clocks(asked), again),
         await answered("mirror lag", _lag(asked), again),
+        await answered("announced", _announced(asked), again),
         await answered("foreign writers", _foreign(asked), again),
     ]
 
@@ -145,6 +147,17 @@ async def _lag_of(asked: Asked, container: str, now: float) -> float:
         if page.documents:
             lag = max(lag, now - float(page.documents[0]["_ts"]))
     return lag
+
+
+async def _announced(asked: Asked) -> Check:
+    """Whether processes that run without Postgres can know that phase 0 is over: the fence does not stop them."""
+    if asked.step != TO_POSTGRES:
+        return found("announced", [], "not asked: Cosmos DB does not stop being the primary in this step", "")
+    phase = asked.phase
+    problems = []
+    if not await is_announced(asked.engine, asked.store, phase):
+        problems.append(f"Cosmos DB was not told of epoch {phase.epoch}: a process of phase 0 may still start")
+    return found("announced", problems, f"Cosmos DB knows of epoch {phase.epoch}", "run: crossfeed phase resume")
 
 
 async def _foreign(asked: Asked) -> Check:

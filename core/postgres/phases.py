@@ -29,11 +29,9 @@ PATIENCE = 30.0
 
 _DROPPED = "CF003"
 _NOT_NOW = "CF005"
-_NOT_NOW = "CF005"
 READ_PHASE = "SELECT phase, epoch, state FROM crossfeed.phase"
 _STEPS = text("SELECT count(*) FROM crossfeed.phase_history")
 _OPEN = text("SELECT crossfeed.open_epoch(CAST(:phase AS smallint), :who, :why, CAST(:at_least AS bigint))")
-_UNDER_WAY = text("SELECT id::text FROM crossfeed.switch WHERE step IN ('draining', 'opened')")
 _UNDER_WAY = text("SELECT id::text FROM crossfeed.switch WHERE step IN ('draining', 'opened')")
 GIVE_WAY = text("""
     SELECT set_config('lock_timeout', least(setting::int * 3 / 2, 5000) || 'ms', true),

@@ -8,7 +8,7 @@ import typer
 
 from core.content import load_exact
 from core.errors import ConfigurationError, DocumentRefusedError
-from core.identity import Identity
+from core.identity import Identity, is_readable_id
 from core.settings import Settings
 from core.telemetry import configure_logging
 from functions.cli.running import run
@@ -27,8 +27,9 @@ def erase(
     """Erase a document from both stores, from dead letters, from what is parked, and its domain events.
 
     Its tombstones hold the key and no content. Where the partition key is more than the id, it stays in them until the
-    one in Cosmos DB has expired, an hour later; run this again then, and a keyed hash (CROSSFEED_ERASE_KEY) takes its
-    place. Backups, logs of your own and continuous backups of Cosmos DB are yours to look after.
+    one in Cosmos DB has expired: an hour later, or, where it was published before, when its own TTL has passed
+    (CROSSFEED_TOMBSTONE_TTL_S). Run this again then, and a keyed hash (CROSSFEED_ERASE_KEY) takes its place. Backups,
+    logs of your own and continuous backups of Cosmos DB are yours to look after.
 
     Exit codes: 0 erased (`is_complete` says whether it has to be run again); 1 failed, run it again; 2 a setting or an
     argument is wrong.
@@ -69,4 +70,14 @@ def _identity(mappings: "Mappings", entity: str, key: str, id_: str) -> Identity
     if not isinstance(parts, list) or len(parts) != len(mappings.named(entity).paths):
         msg = f"KEY must have {len(mappings.named(entity).paths)} level(s), as the partition key of {entity} has"
         raise ConfigurationError(msg)
-    return Identity.of(entity, parts, id_)
+    if not all(part is None or isinstance(part, str | int | float) for part in parts):
+        msg = "every level of KEY must be a text, a number, true, false or null"
+        raise ConfigurationError(msg)
+    if not is_readable_id(id_):
+        msg = "no document has this id: it is empty, dots, or holds '/'"
+        raise ConfigurationError(msg)
+    try:
+        return Identity.of(entity, parts, id_)
+    except DocumentRefusedError as error:
+        msg = f"no document has this key: {error}"
+        raise ConfigurationError(msg) from error

@@ -142,7 +142,9 @@ async def test_whatever_happens_to_relays_and_stores_nothing_is_lost_and_nothing
             _report(troubles, writers, seen, took_s)
             assert fleet.crashes() == []
             # Who starts while Postgres is away gives up; whoever runs goes on, and none believes that it was set back.
-            assert [ending for ending in fleet.endings() if not ending.startswith("checking ")] == []
+            assert [
+                ending for ending in fleet.endings() if not ending.startswith(("checking ", "cannot connect"))
+            ] == []
             await _are_cut(engine, troubles.slots[-1])
             await _check(seen, writers)
             await until(partial(_are_ready, fleet), 20)

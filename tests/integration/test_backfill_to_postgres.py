@@ -13,7 +13,7 @@ from core.cosmos.client import open_cosmos
 from core.domain.account import Account
 from core.domain.mappings import ACCOUNTS
 from core.errors import ConfigurationError, ConflictError
-from core.migration.backfill_state import Counts, Target
+from core.migration.backfill_state import Counts, Target, Turn
 from core.migration.backfill_to_postgres import SKEW_S
 from core.phases import Phase
 from core.postgres.phases import read_phase
@@ -70,6 +70,20 @@ async def test_one_that_was_stopped_goes_on_in_the_feed_where_it_was(steps: Step
     assert done.facts() == {
         "to": "postgres", "finished": True, "sources": ["Accounts"], "read": 25, "sent": 25, "refused": 0, "parked": 0
     }  # fmt: skip
+
+
+async def test_one_that_was_stopped_before_the_primary_moved_there_and_back_begins_anew(
+    steps: Steps, settings: Settings
+) -> None:
+    for number in range(25):
+        await steps.store.container(ACCOUNTS).upsert_item(legacy(f"f{number}"))
+    await make_primary(steps.engine, Phase.DUAL_WRITE_COSMOS_READ)
+    some = Pieces(2)
+    await backfill(steps, settings, Target.POSTGRES).run(some.report, some.stop, entities=["Account"])
+    for phase in (Phase.DUAL_WRITE_POSTGRES_READ, Phase.DUAL_WRITE_COSMOS_READ):
+        await make_primary(steps.engine, phase)
+    turn = Turn(steps.engine, Target.POSTGRES, 5.0)
+    assert await turn.load() is None
 
 
 @pytest.mark.parametrize("pieces", [0, 1])

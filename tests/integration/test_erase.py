@@ -21,6 +21,7 @@ from core.phases import Phase
 from core.postgres import dead_letters
 from core.postgres.dead_letters import DeadLetter, Direction
 from core.postgres.keyset import tombstones_after
+from functions.cli.erase import _identity
 from outbox.publisher import Publisher
 from outbox.relay import open_relay
 from tests.phase_steps import switch_phase
@@ -106,6 +107,21 @@ async def letter_of(place: Place, identity: Identity) -> None:
         await dead_letters.record(
             connection, DeadLetter(Direction.TO_POSTGRES, "rogue_write", identity, "a test", document)
         )
+
+
+@pytest.mark.parametrize(
+    ("key", "id_"),
+    [
+        pytest.param("a", "a/b", id="an id that cannot be read by key"),
+        pytest.param("a", "", id="no id"),
+        pytest.param('[{"a": 1}]', "a", id="an object as a level"),
+        pytest.param("[[1]]", "a", id="an array as a level"),
+        pytest.param("[1e300]", "a", id="a number that has no one text"),
+    ],
+)
+def test_a_key_that_no_document_can_have_is_a_wrong_argument(mappings: Mappings, key: str, id_: str) -> None:
+    with pytest.raises(ConfigurationError):
+        _identity(mappings, "Account", key, id_)
 
 
 @pytest.mark.parametrize("phase", PHASES, ids=[phase.label for phase in PHASES])

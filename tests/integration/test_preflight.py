@@ -16,6 +16,7 @@ from core.migration.preflight import preflight
 from core.migration.report import StepOptions
 from core.phases import Phase
 from core.postgres.engine import open_engine
+from core.postgres.phases import open_phase
 from core.postgres.switching import begin_switch
 from tests.integration.migration_steps import COSMOS, POSTGRES, Town, quick_town
 from tests.integration.relay_steps import run
@@ -81,6 +82,16 @@ async def test_a_move_of_the_primary_needs_a_live_relay_and_a_live_mirror(town: 
         " AS name",
     )
     assert list(await refused(town, POSTGRES)) == ["relay"]  # the triggers of Azure Functions are a mirror, too
+
+
+async def test_a_phase_that_cosmos_db_was_not_told_of_refuses_to_move_the_primary(town: Town) -> None:
+    await town.put(COSMOS)
+    assert (await asked(town, POSTGRES))["announced"].ok
+    await open_phase(town.engine, Phase.COSMOS_ONLY, who="test", why="test")
+    await open_phase(town.engine, ONE, who="test", why="test")
+    check = (await asked(town, POSTGRES))["announced"]
+    assert (check.ok, check.cure) == (False, "run: crossfeed phase resume")
+    assert (await asked(town, Phase.COSMOS_ONLY))["announced"].ok
 
 
 async def test_what_differs_refuses_a_step_that_leaves_it_behind_and_its_comparison_is_told(town: Town) -> None:
