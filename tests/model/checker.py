@@ -6,10 +6,12 @@ import gc
 from collections import deque
 from typing import TYPE_CHECKING
 
-from tests.model.protocol import POSTGRES, Protocol, State, Violation
+from tests.model.world import POSTGRES, State, Violation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tests.model.protocol import Protocol
 
 
 def explore(protocol: Protocol, start: State, most: int = 2_000_000) -> tuple[int, Violation | None]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.model.checker import explore
-from tests.model.protocol import Protocol, Rules, beginning
+from tests.model.protocol import Protocol, Rules
+from tests.model.world import beginning
 
 THERE, THERE_AND_BACK = ("to Postgres",), ("to Postgres", "to Cosmos DB")
 TWO_WRITERS = (("one",), ("other",))
