@@ -50,7 +50,7 @@ lock: environment ## choose the newest versions again
 	  $(LOCK) --python-version 3.11 --group dev --upgrade --output-file requirements.lock.new -
 	{ echo '# Exact versions and hashes of everything in pyproject.toml, made by `make lock`.'; \
 	  cat requirements.lock.new; } > requirements.lock
-	printf '%s\n' '.[http]' uvloop hatchling | \
+	printf '%s\n' '.[http,cache]' uvloop hatchling | \
 	  $(LOCK) --python-version 3.13 --constraint requirements.lock --output-file requirements.lock.new -
 	{ echo '# What the container holds: exact versions and hashes out of requirements.lock, made by `make lock`.'; \
 	  cat requirements.lock.new; } > .ci/image.lock
@@ -58,7 +58,7 @@ lock: environment ## choose the newest versions again
 	rm requirements.lock.new
 
 requirements.txt: requirements.lock # what Azure builds the Functions app from, out of requirements.lock
-	echo '.[functions]' | \
+	echo '.[functions,cache]' | \
 	  $(LOCK) --python-version 3.11 --constraint requirements.lock --output-file requirements.txt.new -
 	{ echo '# What the Functions app holds: exact versions and hashes out of requirements.lock, made by `make lock`.'; \
 	  cat requirements.txt.new; } > requirements.txt
