@@ -5,6 +5,7 @@ from __future__ import annotations
 BACKFILL_TABLES = (
     # -- One row for each direction: whose turn it is (a lease with a fencing token that grows with every owner), and
     # -- how far the run is. `begun_at` is NULL where none is under way; `counts` is what was done, over all processes.
+    # -- `begun_epoch` says whether the primary moved since: clocks do not agree across a failover.
     """
     CREATE TABLE crossfeed.backfill (
         target     text PRIMARY KEY CHECK (target IN ('postgres', 'cosmos')),
@@ -15,6 +16,7 @@ BACKFILL_TABLES = (
         wanted     text[] NOT NULL DEFAULT '{}',
         counts     jsonb NOT NULL DEFAULT '{}',
         begun_at   timestamptz,
+        begun_epoch bigint,
         moved_at   timestamptz NOT NULL DEFAULT clock_timestamp()
     ) WITH (fillfactor = 50)
     """,

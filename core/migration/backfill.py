@@ -141,9 +141,7 @@ class Backfill:
             run = None if restart else await self._turn.load()
             if run is None or run.wanted != sources:
                 parts = [part for source in sources for part in await self._way.parts(source)]
-                await self._turn.begin(sources, parts)
-                run = await self._turn.load()
-                assert run is not None, "it was just begun, under this token"
+                run = await self._turn.begin(sources, parts)
             total = await self._way.total(sources)
             is_finished = await self._work(run, total, progress, stop or asyncio.Event())
             if is_finished:

@@ -21,6 +21,7 @@ from core.postgres.failures import translated
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sqlalchemy import CursorResult
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 Place = Mapping[str, Any]
@@ -105,13 +106,12 @@ _LOAD = """
     SELECT wanted, extract(epoch FROM begun_at)::float8, counts FROM crossfeed.backfill
     WHERE target = %(target)s AND begun_at IS NOT NULL AND NOT EXISTS (
         SELECT FROM crossfeed.phase p, crossfeed.phase_history h
-        WHERE (h.phase >= 2) <> (p.phase >= 2)
-            AND h.epoch >= (SELECT max(b.epoch) FROM crossfeed.phase_history b WHERE b.at <= begun_at))
+        WHERE (h.phase >= 2) <> (p.phase >= 2) AND h.epoch >= begun_epoch)
 """
 _BEGIN = """
     UPDATE crossfeed.backfill SET wanted = %(wanted)s, counts = '{}', begun_at = clock_timestamp(),
-        moved_at = clock_timestamp()
-    WHERE target = %(target)s AND token = %(token)s
+        begun_epoch = (SELECT epoch FROM crossfeed.phase), moved_at = clock_timestamp()
+    WHERE target = %(target)s AND token = %(token)s RETURNING extract(epoch FROM begun_at)::float8
 """
 _FORGET = "DELETE FROM crossfeed.backfill_part WHERE target = %(target)s"
 _PUT = """
@@ -201,13 +201,15 @@ class Turn:
         wanted, begun_at, counts = tuple(row)
         return Run(wanted, begun_at, Counts(**counts))
 
-    async def begin(self, wanted: Sequence[str], parts: Sequence[Part]) -> None:
+    async def begin(self, wanted: Sequence[str], parts: Sequence[Part]) -> Run:
         """Begin a run, in place of whatever was left of one."""
         with translated("beginning a backfill"):
             async with self._engine.begin() as connection:
-                await self._own(connection, _BEGIN, {**self._facts, "wanted": list(wanted)})
+                begun = await self._own(connection, _BEGIN, {**self._facts, "wanted": list(wanted)})
+                begun_at = begun.scalar_one()
                 await connection.exec_driver_sql(_FORGET, self._facts)
                 await self._put(connection, parts)
+        return Run(list(wanted), begun_at, Counts())
 
     async def next_part(self) -> Part | None:
         """Return a part that is not done yet, None if all are."""
@@ -250,7 +252,9 @@ class Turn:
     async def _count(self, connection: AsyncConnection, counts: Counts) -> None:
         await self._own(connection, _COUNT, {**self._facts, "counts": dump(asdict(counts))})
 
-    async def _own(self, connection: AsyncConnection, sql: str, facts: dict[str, Any]) -> None:
-        if (await connection.exec_driver_sql(sql, facts)).rowcount != 1:
+    async def _own(self, connection: AsyncConnection, sql: str, facts: dict[str, Any]) -> CursorResult[Any]:
+        done = await connection.exec_driver_sql(sql, facts)
+        if done.rowcount != 1:
             msg = "another process goes on with this backfill"
             raise TurnLostError(msg)
+        return done

@@ -10,6 +10,8 @@ import pytest
 
 from core.domain.mappings import ACCOUNTS
 from core.migration.backfill_state import Target
+from core.phases import Phase
+from core.postgres.phases import open_phase
 from outbox import publisher
 from tests.integration.backfill_steps import backfill
 from tests.integration.mirror_steps import Steps
@@ -48,7 +50,7 @@ async def test_six_times_as_many_rows_and_documents_take_no_more_memory(
             "UPDATE crossfeed.slot SET seen = pg_current_snapshot()",
         )
         peaks[Target.COSMOS, number] = await peak(steps, settings, Target.COSMOS, number)
-    await run(engine, "UPDATE crossfeed.phase SET phase = 1")
+    await open_phase(engine, Phase.DUAL_WRITE_COSMOS_READ, who="test", why="test")
     for number in (FEW, MANY):
         peaks[Target.POSTGRES, number] = await peak(steps, settings, Target.POSTGRES, MANY)
     print({f"{target.value} {number}": f"{size / 2**20:.1f} MiB" for (target, number), size in peaks.items()})
