@@ -7,7 +7,7 @@ from __future__ import annotations
 LEFT_BEHIND = """
     CREATE FUNCTION crossfeed.left_behind() RETURNS jsonb
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-        SELECT s.facts -> 'barrier'
+        SELECT jsonb_build_object('epoch', s.from_epoch, 'barrier', s.facts -> 'barrier')
         FROM (SELECT epoch FROM crossfeed.phase_history WHERE phase <> 2 ORDER BY epoch DESC LIMIT 1) AS before
         JOIN crossfeed.phase_history h ON h.epoch > before.epoch
         JOIN crossfeed.switch s ON s.id = h.switch_id

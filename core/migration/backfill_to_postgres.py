@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from core.pace import Pace
     from core.phases import PhaseRow
     from core.postgres.mirrored_batch import Outcome
+    from core.postgres.opening import Barrier
     from core.settings import Settings
     from core.throttle import Throttle
 
@@ -120,8 +121,8 @@ class ToPostgres:
         A range is done at its end, or where everything was written after the backfill had begun: that is the mirror's,
         and writers who go on would keep the end away for ever.
         """
-        before_ts = (await self._barrier(phase)).get(part.source)
-        if phase.primary is Origin.POSTGRES and before_ts is None:
+        barrier = (await self._barrier(phase)).get(part.source)
+        if phase.primary is Origin.POSTGRES and barrier is None:
             await self._pass_by(part, run.counts)
             return 0.0
         page = await self._page(part)
@@ -134,7 +135,7 @@ class ToPostgres:
             with self._pace.measuring(), translated(f"backfilling documents of {part.source!r}"):
                 async with self._engine.begin() as connection:
                     if some:
-                        outcome = await self._apply(connection, part.source, some, phase, before_ts)
+                        outcome = await self._apply(connection, part.source, some, phase, barrier)
                         of_page.add(_counted(outcome, len(some)))
                     if left:
                         await self._turn.keep(connection)
@@ -145,7 +146,7 @@ class ToPostgres:
         run.counts.add(of_page)
         return self._throttle.rest_s() + self._pace.pause_s
 
-    async def _barrier(self, phase: PhaseRow) -> dict[str, int]:
+    async def _barrier(self, phase: PhaseRow) -> dict[str, Barrier]:
         if phase.primary is Origin.COSMOS:
             return {}
         with translated("reading the barrier"):
@@ -172,12 +173,10 @@ class ToPostgres:
         container: str,
         documents: Sequence[Document],
         phase: PhaseRow,
-        before_ts: int | None,
+        barrier: Barrier | None,
     ) -> Outcome:
         if phase.primary is Origin.POSTGRES:
-            return await backfill_documents(
-                connection, self._mappings, container, documents, phase, before_ts=before_ts
-            )
+            return await backfill_documents(connection, self._mappings, container, documents, phase, barrier=barrier)
         return await apply_documents(
             connection, self._mappings, container, documents, phase, self._documents, patience=self._patience
         )

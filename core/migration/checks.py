@@ -61,7 +61,7 @@ class PreflightOptions(Protocol):
 
     @property
     def foreign_quiet_s(self) -> float:
-        """For how long no foreign writer may have written before Postgres becomes the primary, in seconds."""
+        """For how long no foreign writer may have written before the primary moves, in seconds."""
         ...
 
     @property

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from core.mapping import EntityMapping
     from core.mappings import Mappings
     from core.phases import PhaseRow
+    from core.postgres.opening import Barrier
     from core.query import Query
 
 log = structlog.get_logger()
@@ -69,7 +70,7 @@ class Fallback:
         mappings: all mappings.
         store: the opened database.
         phase: the recorded phase.
-        barrier: per container, the `_ts` below which its documents count.
+        barrier: per container, where its documents end that count.
         may_write: whether this process may backfill; one that is pinned to another phase may not.
 
     """
@@ -80,7 +81,7 @@ class Fallback:
         mappings: Mappings,
         store: CosmosStore,
         phase: PhaseRow,
-        barrier: Mapping[str, int],
+        barrier: Mapping[str, Barrier],
         *,
         may_write: bool,
     ) -> None:
@@ -108,11 +109,11 @@ class Fallback:
             StoreUnavailableError: a store did not answer.
 
         """
-        before_ts = self._barrier.get(mapping.container)
-        if before_ts is None:
+        barrier = self._barrier.get(mapping.container)
+        if barrier is None:
             return []
         await self._documents.reach(mapping.container, self._phase.epoch)
-        statement = sql.select_before(mapping, self._mappings.rivals(mapping), query, before_ts)
+        statement = sql.select_before(mapping, self._mappings.rivals(mapping), query, barrier.before_ts)
 
         async def take_all() -> list[Entity]:
             async with contextlib.aclosing(self._pages(mapping, statement)) as pages:
@@ -169,12 +170,12 @@ class Fallback:
         return [entity for entity in left if entity is not None]
 
     def _counting(self, mapping: EntityMapping[Any], documents: Sequence[Document]) -> dict[Identity, Change]:
-        before_ts = self._barrier[mapping.container]
+        barrier = self._barrier[mapping.container]
         found: dict[Identity, Change] = {}
         for document in documents:
             with contextlib.suppress(DocumentRefusedError):  # no repository could write, or find, such a key
                 change = Change.of(mapping.identity(document), document)
-                if change.identity.can_be_stored and counts(change, self._phase, before_ts):
+                if change.identity.can_be_stored and counts(change, self._phase, barrier):
                     found[change.identity] = change
         return found
 
@@ -189,7 +190,6 @@ class Fallback:
 
     async def _backfill(self, container: str, changes: list[Change]) -> bool:
         """Backfill documents in a transaction of their own; return False where it could not be done now."""
-        before_ts = self._barrier[container]
         documents = [change.document for change in changes]
         try:
             async with asyncio.timeout(CONNECT_S):
@@ -197,7 +197,7 @@ class Fallback:
             async with contextlib.aclosing(connection), connection.begin():
                 await connection.exec_driver_sql(_IMPATIENT)
                 outcome = await backfill_documents(
-                    connection, self._mappings, container, documents, self._phase, before_ts=before_ts
+                    connection, self._mappings, container, documents, self._phase, barrier=self._barrier[container]
                 )
         except (DBAPIError, psycopg.Error, PrimaryMovedError, TimeoutError) as error:
             why = type(getattr(error, "orig", None) or error).__name__
@@ -219,5 +219,5 @@ class Fallback:
                 "fallback.unreadable", entity=mapping.name, document_id=change.identity.id, why=type(error).__name__
             )
             return None
-        mark_loaded(entity, Loaded(change.identity, stamp_of(change, self._phase), change.etag))
+        mark_loaded(entity, Loaded(change.identity, stamp_of(change, self._barrier[mapping.container]), change.etag))
         return entity

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from core.cosmos.failures import DRIVER_ERRORS, read_error
 from core.cosmos.feed import FeedRange, pages
 from core.envelope import Foreign, author_of
 from core.errors import ConfigurationError
 from core.migration.announcing import is_announced
-from core.migration.checks import TO_POSTGRES, Asked, Check, answered, found
+from core.migration.checks import TO_COSMOS, TO_POSTGRES, Asked, Check, answered, found
 from core.postgres.engine import fetch
 from core.postgres.failures import translated
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from core.cosmos.client import CosmosStore
 
 MAX_SKEW_S: Final = 10.0
 """How far two clocks may be apart, in seconds. Leases are measured on one clock each; ages and windows are not."""
@@ -79,20 +84,31 @@ async def _containers(asked: Asked) -> Check:
 
 
 async def _clocks(asked: Asked) -> Check:
+    skews = await clock_skews(asked.engine, asked.store)
+    said = [f"{name} {skew:+.1f} s" for name, skew in skews.items()]
+    problems = [text for text, skew in zip(said, skews.values(), strict=True) if abs(skew) > MAX_SKEW_S]
+    return found("clocks", problems, ", ".join(said), "set the clocks of this machine and of the database server (NTP)")
+
+
+async def clock_skews(engine: AsyncEngine, store: CosmosStore) -> dict[str, float]:
+    """Return how far each store's clock is ahead of this machine's, and of each other, in seconds.
+
+    Raises:
+        StoreUnavailableError: a store did not answer.
+
+    """
     here = time.time()
-    cosmos_s = await _now(asked)
+    cosmos_s = await _now(store)
     between = time.time()
     with translated("reading the clock"):
-        async with asked.engine.connect() as connection:
+        async with engine.connect() as connection:
             [(postgres_s,)] = await fetch(connection, _POSTGRES_NOW, {})
     skews = {
         "Cosmos DB": _skew(cosmos_s, here, between),
         "Postgres": _skew(postgres_s, between, time.time()),
     }
     skews["Postgres against Cosmos DB"] = skews["Postgres"] - skews["Cosmos DB"]
-    said = [f"{name} {skew:+.1f} s" for name, skew in skews.items()]
-    problems = [text for text, skew in zip(said, skews.values(), strict=True) if abs(skew) > MAX_SKEW_S]
-    return found("clocks", problems, ", ".join(said), "set the clocks of this machine and of the database server (NTP)")
+    return skews
 
 
 def _skew(there: float, before: float, after: float) -> float:
@@ -102,15 +118,15 @@ def _skew(there: float, before: float, after: float) -> float:
     return max(0.0, there - after)
 
 
-async def _now(asked: Asked) -> float:
+async def _now(store: CosmosStore) -> float:
     """Return Cosmos DB's time, in seconds since 1970."""
-    control = asked.store.own.control.name
-    return float(await _first(asked, control, _NOW, partition_key="clock")) / 1000
+    control = store.own.control.name
+    return float(await _first(store, control, _NOW, partition_key="clock")) / 1000
 
 
-async def _first(asked: Asked, container: str, query: str, **options: Any) -> Any:  # noqa: ANN401 - JSON, the SDK's
+async def _first(store: CosmosStore, container: str, query: str, **options: Any) -> Any:  # noqa: ANN401 - JSON, the SDK's
     try:
-        async for value in asked.store.container_named(container).query_items(query, **options):
+        async for value in store.container_named(container).query_items(query, **options):
             return value
     except DRIVER_ERRORS as error:
         raise read_error(error, f"querying {container!r}") from error
@@ -121,7 +137,7 @@ async def _lag(asked: Asked) -> Check:
     """How old is the oldest change that waits for the mirror, by its own position in each feed."""
     if asked.step != TO_POSTGRES:
         return found("mirror lag", [], "not asked: this step does not wait for the mirror", "")
-    now = await _now(asked)
+    now = await _now(asked.store)
     lags = {container: await _lag_of(asked, container, now) for container in asked.mappings.containers}
     most = asked.settings.mirror_max_lag_s
     late = {container: lag for container, lag in lags.items() if lag > most}
@@ -161,14 +177,18 @@ async def _announced(asked: Asked) -> Check:
 
 
 async def _foreign(asked: Asked) -> Check:
-    """When somebody who does not use Crossfeed wrote last: no switch can stop such a writer."""
-    if asked.step != TO_POSTGRES:
-        return found("foreign writers", [], "not asked: Cosmos DB does not stop being the primary in this step", "")
+    """When somebody who does not use Crossfeed wrote last: no switch can stop such a writer.
+
+    Nor on the way back: what it writes after the verification is the primary's word once Cosmos DB is that, and takes
+    the place of what Postgres has acknowledged.
+    """
+    if asked.step not in {TO_POSTGRES, TO_COSMOS}:
+        return found("foreign writers", [], "not asked: the primary stays what it is in this step", "")
     quiet_s = asked.options.foreign_quiet_s
-    now = await _now(asked)
+    now = await _now(asked.store)
     problems, ages = [], {}
     for container in asked.mappings.containers:
-        last = await _first(asked, container, _LAST_FOREIGN)
+        last = await _first(asked.store, container, _LAST_FOREIGN)
         if isinstance(last, int):
             ages[container] = now - last
             if now - last < quiet_s:

@@ -20,6 +20,7 @@ from core.postgres.armed import trigger_problems
 from core.postgres.engine import fetch
 from core.postgres.failures import translated
 from core.postgres.fit import check_fit
+from core.postgres.rights import tables_not_owned
 from core.postgres.schema import check_schema
 from core.postgres.switch_record import pending_switch
 
@@ -33,12 +34,6 @@ if TYPE_CHECKING:
 BOUND: Final = 10_000
 """Up to how many messages of the slots at one cursor are counted."""
 
-# A step locks the tables and re-creates triggers: that takes their owner.
-_NOT_MINE = """
-    SELECT DISTINCT t.oid::regclass::text FROM crossfeed.captured c
-    JOIN pg_class t ON t.oid = ANY (c.children || c.relation || 'crossfeed.outbox'::regclass)
-    WHERE NOT pg_has_role(t.relowner, 'USAGE') ORDER BY 1
-"""
 # Who is alive takes what nobody has with its next heartbeat: the barrier waits for that.
 _RELAYS = """
     SELECT count(*) FROM crossfeed.relay r WHERE crossfeed.is_alive(r.expires_at, r.lease_s)
@@ -130,7 +125,7 @@ async def _triggers(connection: AsyncConnection, _: Asked) -> Check:
 
 
 async def _rights(connection: AsyncConnection, _: Asked) -> Check:
-    foreign = [str(row[0]) for row in await fetch(connection, _NOT_MINE, {})]
+    foreign = await tables_not_owned(connection)
     role = (await connection.exec_driver_sql("SELECT current_user::text")).scalar_one()
     problems = [f"the role {role} does not own {', '.join(foreign)}"] if foreign else []
     return found(

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from core.migration.parity import Difference
     from core.migration.ports import Publisher
     from core.phases import PhaseRow
+    from core.postgres.opening import Barrier
     from core.settings import Settings
 
 log = structlog.get_logger()
@@ -260,7 +261,7 @@ class _Repair:
                     self.backfilled |= old.keys()
                     async with self.engine.begin() as connection:
                         await backfill_documents(
-                            connection, self.mappings, container, list(old.values()), self.phase, before_ts=barrier
+                            connection, self.mappings, container, list(old.values()), self.phase, barrier=barrier
                         )
                 versions = {
                     identity: version_claimed(document, self.phase)
@@ -278,9 +279,9 @@ class _Repair:
         return found
 
 
-def _is_before(document: Document, barrier: int | None) -> bool:
+def _is_before(document: Document, barrier: Barrier | None) -> bool:
     """Whether a document is of the time before the switch that left some behind (core.postgres.opening)."""
-    return barrier is not None and int(document.get("_ts", 0)) < barrier
+    return barrier is not None and int(document.get("_ts", 0)) < barrier.before_ts
 
 
 Pairs = dict["Identity", tuple["Sight", "Difference"]]

@@ -29,7 +29,7 @@ class StepOptions:
         accept_dead_letters: how many dead letters the step may leave behind.
         writers_restarted: the operator's word that every writer of Cosmos DB runs with Postgres; leaving phase 0 asks
             for it.
-        foreign_quiet_s: for how long no foreign writer may have written before Postgres becomes the primary.
+        foreign_quiet_s: for how long no foreign writer may have written before the primary moves.
         settle_s: how long what is under way may take to arrive before it counts as a difference, in seconds.
 
     """

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from core.mappings import Mappings
     from core.phases import PhaseRow
     from core.postgres.authority import Change
+    from core.postgres.opening import Barrier
 
 
 async def backfill_documents(  # noqa: PLR0913 - the facts of one guarded write
@@ -38,7 +39,7 @@ async def backfill_documents(  # noqa: PLR0913 - the facts of one guarded write
     documents: Sequence[Document],
     phase: PhaseRow,
     *,
-    before_ts: int | None,
+    barrier: Barrier | None,
 ) -> Outcome:
     """Insert the rows of documents of one container that Postgres holds nothing of, in the caller's transaction.
 
@@ -51,7 +52,7 @@ async def backfill_documents(  # noqa: PLR0913 - the facts of one guarded write
         container: the container's name.
         documents: with their system properties.
         phase: the phase row that the caller read before it read the documents; Postgres is the primary in it.
-        before_ts: see `core.postgres.opening.counts`.
+        barrier: see `core.postgres.opening.counts`.
 
     Returns:
         What was done: `applied`, `dead_lettered`, and `ignored` where it did not count or Postgres holds something.
@@ -69,7 +70,7 @@ async def backfill_documents(  # noqa: PLR0913 - the facts of one guarded write
         changes = list(changes_of(mapping, of_type, unusable).values())
         for one in unusable:
             await put_aside(batch, *one)
-        counted[mapping] = [change for change in changes if counts(change, phase, before_ts)]
+        counted[mapping] = [change for change in changes if counts(change, phase, barrier)]
         batch.outcome.ignored += len(changes) - len(counted[mapping])
     await lock_identities(connection, [change.identity for its in counted.values() for change in its])
     writes: list[Write] = []
@@ -77,14 +78,14 @@ async def backfill_documents(  # noqa: PLR0913 - the facts of one guarded write
         held = await read_held_of(batch, mapping, its, stamps_query)
         unknown = [change for change in its if change.identity in held and held[change.identity].stamp is None]
         batch.outcome.ignored += sum(1 for one in held.values() if one.stamp is not None)
-        writes += [Write(mapping, change, Apply(stamp_of(change, phase))) for change in unknown]
-    if not await _insert(batch, writes):
+        writes += [Write(mapping, change, Apply(stamp_of(change, barrier))) for change in unknown]
+    if not await _insert(batch, barrier, writes):
         for write in writes:
-            batch.outcome.ignored += not await _insert(batch, [write])
+            batch.outcome.ignored += not await _insert(batch, barrier, [write])
     return batch.outcome
 
 
-async def _insert(batch: Batch, writes: Sequence[Write]) -> bool:
+async def _insert(batch: Batch, barrier: Barrier | None, writes: Sequence[Write]) -> bool:
     """Insert rows; if any of them lost a race, undo all of it and return False."""
     if not writes:
         return True
@@ -101,7 +102,7 @@ async def _insert(batch: Batch, writes: Sequence[Write]) -> bool:
         inserted += sum(
             1
             for change in its
-            if (row := held[change.identity].live_row) is not None and row.stamp == stamp_of(change, batch.phase)
+            if (row := held[change.identity].live_row) is not None and row.stamp == stamp_of(change, barrier)
         )
     if inserted + refused == len(writes):
         await attempt.commit()

@@ -214,8 +214,8 @@ async def _is_left_behind(batch: Batch, mapping: EntityMapping[Any], change: Cha
     """Whether the switch accepted that a document has no row: a feed that is read again must not bury it for that."""
     if held.stamp is not None:
         return False
-    before_ts = (await read_barrier(batch.connection)).get(mapping.container)
-    return before_ts is not None and counts(change, batch.phase, before_ts)
+    barrier = (await read_barrier(batch.connection)).get(mapping.container)
+    return barrier is not None and counts(change, batch.phase, barrier)
 
 
 async def _quarantine(batch: Batch, mapping: EntityMapping[Any], change: Change, kind: str, held: Held) -> None:

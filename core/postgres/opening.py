@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from core.envelope import Internal, Origin, Ours
@@ -17,11 +18,26 @@ if TYPE_CHECKING:
 _LEFT_BEHIND = "SELECT crossfeed.left_behind()"
 
 
-async def read_barrier(connection: AsyncConnection) -> dict[str, int]:
-    """Return, per container, the `_ts` below which a document may be one that Postgres should have, and has not.
+@dataclass(frozen=True, slots=True)
+class Barrier:
+    """Where the documents of one container end that Postgres may have to take over still.
 
-    It is the second after that of the barrier's mark: Cosmos DB tells whole seconds, and what was acknowledged just
-    before the mark must not be missed. A write that lands just after it was never answered, so it may take effect, too.
+    Args:
+        before_ts: what is older, in seconds since 1970, was written while Cosmos DB was entitled to take it.
+        epoch: the last one in which it was.
+
+    """
+
+    before_ts: int
+    epoch: int
+
+
+async def read_barrier(connection: AsyncConnection) -> dict[str, Barrier]:
+    """Return, per container, where the documents end that Postgres should have, and may not have.
+
+    `before_ts` is the second after that of the barrier's mark: Cosmos DB tells whole seconds, and what was acknowledged
+    just before the mark must not be missed. A write that lands just after it was never answered, so it may take effect,
+    too.
 
     Empty where there can be none: the switch found every live document's row (`complete`), or phase 2 was entered from
     phase 3, which gave every document without a row a tombstone, or there was no switch, so that Postgres was the
@@ -34,19 +50,20 @@ async def read_barrier(connection: AsyncConnection) -> dict[str, int]:
         sqlalchemy.exc.DBAPIError: Postgres did not answer.
 
     """
-    [(barrier,)] = await fetch(connection, _LEFT_BEHIND, {})
-    return {str(container): int(ts) + 1 for container, ts in (barrier or {}).items()}
+    [(found,)] = await fetch(connection, _LEFT_BEHIND, {})
+    marks = (found or {}).get("barrier") or {}
+    return {str(container): Barrier(int(ts) + 1, int(found["epoch"])) for container, ts in marks.items()}
 
 
-def counts(change: Change, phase: PhaseRow, before_ts: int | None) -> bool:
+def counts(change: Change, phase: PhaseRow, barrier: Barrier | None) -> bool:
     """Say whether a document that Postgres holds nothing of is one that Postgres should have.
 
     Args:
         change: the document.
         phase: the recorded phase; Postgres is the primary in it.
-        before_ts: from `read_barrier` of the switch that made it the primary, in seconds since 1970: whatever is
-            older was written while Cosmos DB was entitled to take it, and the rest is a late write or a rogue one. If
-            there was no such switch, None: only what Crossfeed itself wrote there, in an earlier epoch, counts.
+        barrier: from `read_barrier`, of the switch that made it the primary: whatever is newer is a late write or a
+            rogue one. If there was no such switch, None: only what Crossfeed itself wrote there, in an earlier epoch,
+            counts.
 
     """
     if change.deleted or isinstance(change.author, Internal):
@@ -54,11 +71,20 @@ def counts(change: Change, phase: PhaseRow, before_ts: int | None) -> bool:
     ours = change.author if isinstance(change.author, Ours) else None
     if ours is not None and ours.stamp.epoch >= phase.epoch:
         return False
-    if before_ts is None:
+    if barrier is None:
         return ours is not None and ours.origin is Origin.COSMOS
-    return change.position.ts < before_ts
+    return change.position.ts < barrier.before_ts
 
 
-def stamp_of(change: Change, phase: PhaseRow) -> Stamp:
-    """Return the stamp of a backfilled row: its document's, or the first of the last epoch of Cosmos DB."""
-    return change.author.stamp if isinstance(change.author, Ours) else Stamp(phase.epoch - 1, 1)
+def stamp_of(change: Change, barrier: Barrier | None) -> Stamp:
+    """Return the stamp of a backfilled row: its document's, or the first of the last epoch of Cosmos DB.
+
+    Args:
+        change: a document that counts.
+        barrier: as it was given to `counts`.
+
+    """
+    if isinstance(change.author, Ours):
+        return change.author.stamp
+    assert barrier is not None, "without a barrier only what Crossfeed itself wrote counts"
+    return Stamp(barrier.epoch, 1)

@@ -65,7 +65,7 @@ ForeignQuietS = Annotated[
     typer.Option(
         "--foreign-quiet",
         metavar="SECONDS",
-        help="For so long nobody but Crossfeed may have written to Cosmos DB before Postgres becomes the primary.",
+        help="For so long nobody but Crossfeed may have written to Cosmos DB before the primary moves, either way.",
         min=0,
     ),
 ]
@@ -143,12 +143,13 @@ def back(  # noqa: PLR0913 - one per option
     timeout: TimeoutS = TIMEOUT_S,
     pause_budget: PauseBudgetS = PAUSE_BUDGET_S,
     accept_dead_letters: AcceptDeadLetters = 0,
+    foreign_quiet: ForeignQuietS = FOREIGN_QUIET_S,
     settle: SettleS = SETTLE_S,
     why: Why = "",
     as_json: AsJson = False,
 ) -> None:
     """Step to the phase before, towards Cosmos DB, with everything that was written since."""
-    options = StepOptions(timeout, pause_budget, accept_dead_letters, settle_s=settle)
+    options = StepOptions(timeout, pause_budget, accept_dead_letters, foreign_quiet_s=foreign_quiet, settle_s=settle)
     _step(Way.BACK, options, why, dry_run=dry_run, as_json=as_json)
 
 

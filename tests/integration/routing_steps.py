@@ -40,7 +40,7 @@ async def enter_phase_2(engine: AsyncEngine, **facts: Any) -> PhaseRow:
     await open_phase(engine, Phase.DUAL_WRITE_COSMOS_READ, who="tests", why="routing")
     switch = await begin_switch(engine, Phase.DUAL_WRITE_POSTGRES_READ, who="tests", why="routing")
     await note_switch(engine, switch.id, facts)
-    row = await flip(engine, switch.id, _nothing)
+    row = await flip(engine, switch.id, nothing)
     await finish_switch(engine, switch.id, {})
     return row
 
@@ -49,8 +49,8 @@ async def _opened(store: CosmosStore) -> CosmosStore:
     return store
 
 
-async def _nothing(connection: AsyncConnection, row: PhaseRow) -> None:
-    pass
+async def nothing(connection: AsyncConnection, row: PhaseRow) -> None:
+    """Do nothing in the transaction of a step."""
 
 
 @dataclass

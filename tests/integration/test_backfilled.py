@@ -14,7 +14,7 @@ from core.errors import PrimaryMovedError
 from core.phases import Phase, PhaseRow, PhaseState
 from core.postgres.authority import Change
 from core.postgres.backfilled import backfill_documents
-from core.postgres.opening import counts
+from core.postgres.opening import Barrier, counts
 from core.postgres.phases import open_phase
 from core.stamp import Stamp
 from tests.integration.aggregate_steps import MAPPED, install, lines
@@ -39,7 +39,9 @@ async def backfill(
     engine: AsyncEngine, mappings: Mappings, phase: PhaseRow, *documents: Document, container: str = "Accounts"
 ) -> Outcome:
     async with engine.begin() as connection:
-        return await backfill_documents(connection, mappings, container, documents, phase, before_ts=BARRIER)
+        return await backfill_documents(
+            connection, mappings, container, documents, phase, barrier=Barrier(BARRIER, phase.epoch - 1)
+        )
 
 
 async def ids(engine: AsyncEngine) -> list[str]:
@@ -150,4 +152,4 @@ CHANGED = EARLIER | {"Email": "rogue@x.org"}
 def test_what_counts(content: Document, ts: int, *, without_a_switch: bool, after_one: bool) -> None:
     change = Change.of(ACCOUNTS.identity(content), content | {"_etag": "e", "_ts": ts})
     assert counts(change, NOW, None) is without_a_switch
-    assert counts(change, NOW, BARRIER) is after_one
+    assert counts(change, NOW, Barrier(BARRIER, 2)) is after_one

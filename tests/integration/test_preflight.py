@@ -145,6 +145,14 @@ async def test_foreign_writers_must_have_been_quiet_for_a_while(town: Town) -> N
     assert (found.ok, "their last writes: Accounts" in found.detail) == (True, True)
 
 
+async def test_nor_may_they_write_on_the_way_back_where_their_word_would_become_the_primarys(town: Town) -> None:
+    await town.put(POSTGRES)
+    assert (await asked(town, COSMOS, foreign_quiet_s=60))["foreign writers"].ok
+    await put_document(town, id="rogue")
+    found = (await asked(town, COSMOS, foreign_quiet_s=60))["foreign writers"]
+    assert (found.ok, "by no process of ours" in found.detail) == (False, True)
+
+
 async def test_a_direction_that_lags_refuses(town: Town) -> None:
     await town.put(COSMOS)
     late = Town(

@@ -15,11 +15,11 @@ from core.domain.mappings import ACCOUNTS, GAME_SESSIONS
 from core.errors import AlreadyExistsError, ConfigurationError, StoreUnavailableError
 from core.migration.routing import Routing
 from core.phases import Phase, PhaseRow, PhaseState
-from core.postgres.phases import open_phase
+from core.postgres.phases import open_phase, reopen_phase
 from core.postgres.unit_of_work import PostgresUnitOfWork
 from tests.integration.mirror_steps import Steps
 from tests.integration.relay_steps import run
-from tests.integration.routing_steps import App, barrier_of, enter_phase_2
+from tests.integration.routing_steps import App, barrier_of, enter_phase_2, nothing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -257,6 +257,18 @@ async def test_a_feed_that_is_read_again_does_not_bury_what_was_left_behind(app:
     assert (outcome.quarantined, await rows(engine, "crossfeed.tombstone")) == (0, 0)
     async with app.unit() as work:
         assert await work[Account].exists("a")
+
+
+async def test_what_was_left_behind_gets_the_last_epoch_of_cosmos_db_whatever_was_opened_since(
+    app: App, engine: AsyncEngine
+) -> None:
+    reopened = await reopen_phase(engine, 0, nothing, who="tests", why="as a re-sync does")
+    await app.foreign(ACCOUNTS, {"id": "a"})
+    async with app.unit(phase=reopened) as work:
+        assert await work[Account].exists("a")
+    async with engine.connect() as connection:
+        stamps = await connection.execute(text("SELECT crossfeed_epoch, crossfeed_version FROM accounts"))
+        assert [tuple(row) for row in stamps] == [(app.phase.epoch - 1, 1)]
 
 
 async def test_a_role_that_may_do_nothing_but_use_its_tables_reads_where_nothing_was_left_behind(
