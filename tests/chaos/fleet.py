@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from core.identity import Identity
+from core.postgres.canaries import CANARY
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -136,7 +137,9 @@ async def written(engine: AsyncEngine) -> dict[str, list[Identity]]:
     found: dict[str, list[Identity]] = {}
     async with engine.connect() as connection:
         result = await connection.exec_driver_sql(
-            "SELECT DISTINCT entity, partition_key, id FROM crossfeed.outbox WHERE event_id IS NULL"
+            "SELECT DISTINCT entity, partition_key, id FROM crossfeed.outbox"
+            " WHERE event_id IS NULL AND entity <> %(canary)s",
+            {"canary": CANARY},
         )
         for entity, partition_key, id_ in map(tuple, result):
             found.setdefault(entity, []).append(Identity(entity, partition_key, id_))

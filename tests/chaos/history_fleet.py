@@ -128,6 +128,7 @@ class Fleet:
     async def start(self, role: str, *arguments: str) -> Running:
         """Start one more: `role` is a relay, a mirror, a client or an operator; `arguments` what it runs."""
         output = self.directory / f"{next(self._numbers)}-{role}.out"
+        output.touch()  # it may be killed before it opens it
         order = {
             "arguments": arguments,
             "environment": self._environment,

@@ -183,6 +183,7 @@ class Operator:
 
     async def _state(self) -> tuple[PhaseRow, Switch | None]:
         async with self._engine.connect() as connection:
+            await connection.execution_options(isolation_level="REPEATABLE READ")  # one moment
             row, pending = await read_phase(connection), await pending_switch(connection)
         if pending is None and row.state is PhaseState.DRAINING:
             raise StuckError(f"{row} is draining without a switch")

@@ -1,4 +1,4 @@
-"""What lies between relays and their Postgres: connections that are cut, or fall silent and go on later."""
+"""What lies between processes and their servers: connections that are cut, or fall silent and go on later."""
 
 from __future__ import annotations
 
@@ -68,6 +68,16 @@ class Network:
         """Cut every connection."""
         for link in tuple(self._links):
             link.cut()
+
+    def hold(self) -> None:
+        """Let every connection fall silent; what is said meanwhile is on its way."""
+        for link in self._links:
+            link.flows.clear()
+
+    def go_on(self) -> None:
+        """Let everything that is on its way arrive, also what nobody waits for any more."""
+        for link in self._links:
+            link.flows.set()
 
     def silence(self, rng: Random) -> list[Link]:
         """Let about half of the connections fall silent, and return them: nobody is told."""

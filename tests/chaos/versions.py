@@ -6,6 +6,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from core.cosmos.feed import feed_ranges
+from core.envelope import is_internal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -44,8 +45,7 @@ class Versions:
             for change in changes:
                 if change["metadata"]["operationType"] == "delete":
                     self.deleted.append(change)
-                else:
-                    document = change["current"]
+                elif not is_internal(document := change["current"]):
                     self.seen[self._key(document)].append(document)
 
     async def _changes(self, **start: Any) -> tuple[list[Any], str]:
