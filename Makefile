@@ -8,7 +8,7 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate
 	--no-emit-index-url --no-emit-find-links --no-emit-package crossfeed
 
 .DEFAULT_GOAL = help
-.PHONY: help environment test lint format demo bench chaos soak sdk-tests lock clean
+.PHONY: help environment test lint check format demo bench chaos soak sdk-tests lock clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+: .*##' Makefile | sed -e 's/:.*##/	/' | sort
@@ -25,6 +25,9 @@ lint: environment ## the checks that run nothing: style, types, arrows
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+check: lint ## lint, known vulnerabilities of what is locked, secrets in what is committed
+	$(BIN)/python -m tests.security || [ $$? -eq 3 ]  # 3: no list of vulnerabilities could be asked, and it says so
+
 format: environment ## rewrite the code as `lint` wants it
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
@@ -33,7 +36,7 @@ demo: environment ## both directions on this machine, with a verdict
 	$(BIN)/crossfeed demo
 
 bench: environment ## what the README says of speed, measured on this machine
-	for name in cosmos capture drain sink latency peers mirror feed switch parity; do $(BIN)/python -m tests.bench $$name || exit 1; done
+	for name in cosmos capture drain sink latency peers mirror feed switch parity cache charges; do $(BIN)/python -m tests.bench $$name || exit 1; done
 
 chaos: environment ## the tests that kill and cut for minutes, and examples by the thousand
 	$(BIN)/python -m pytest -m "chaos and not soak"

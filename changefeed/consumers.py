@@ -49,6 +49,7 @@ from changefeed.inbox_chains import (
     park,
     read_chain,
 )
+from core.envelope import is_internal
 from core.handlers import Start
 from core.postgres.failures import translated
 
@@ -193,6 +194,8 @@ class Consumers:
         counts: Counter[str] = Counter()
         arrivals: list[Arrival] = []
         for document in documents:
+            if is_internal(document):
+                continue
             wanted = self._handlers.of(document.get("type"))
             counts["unknown"] += not wanted
             arrivals += [Arrival.of(document, handler.name) for handler in wanted]

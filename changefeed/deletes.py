@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from changefeed.noticed import vanished
 from changefeed.ports import Feed
 from changefeed.reconcile_doubts import can_be_asked
+from core.cache.notices import Notices
 from core.cosmos.documents import CosmosDocuments
 from core.cosmos.feed_all_versions import all_version_pages, deleted_documents, offers_all_versions
 from core.cosmos.patience import patiently_read
@@ -47,7 +49,9 @@ log = structlog.get_logger()
 _NOW = "SELECT clock_timestamp()"
 
 
-async def delete_feeds(engine: AsyncEngine, store: CosmosStore, mappings: Mappings, settings: Settings) -> list[Feed]:
+async def delete_feeds(
+    engine: AsyncEngine, store: CosmosStore, mappings: Mappings, settings: Settings, notices: Notices | None = None
+) -> list[Feed]:
     """Return the feed of all versions of every mapped container whose account has it.
 
     Args:
@@ -55,13 +59,14 @@ async def delete_feeds(engine: AsyncEngine, store: CosmosStore, mappings: Mappin
         store: the opened Cosmos DB database.
         mappings: whose containers.
         settings: the page size.
+        notices: tells a cache of what is gone.
 
     Raises:
         StoreUnavailableError: Cosmos DB did not answer.
 
     """
     silent = ending_silence(engine, settings.mirror_lease_s)
-    observed = ObservedDeletes(silent, CosmosDocuments(store, mappings), mappings)
+    observed = ObservedDeletes(silent, CosmosDocuments(store, mappings), mappings, notices=notices)
     feeds: list[Feed] = []
     for name in mappings.containers:
         container = await store.existing_container_named(name)
@@ -83,16 +88,24 @@ class ObservedDeletes:
         documents: reads single documents.
         mappings: all mappings of the process.
         clock: seconds since 1970.
+        notices: tells a cache of what is gone; without it nobody does.
 
     """
 
     def __init__(
-        self, engine: AsyncEngine, documents: Looks, mappings: Mappings, *, clock: Callable[[], float] = time.time
+        self,
+        engine: AsyncEngine,
+        documents: Looks,
+        mappings: Mappings,
+        *,
+        clock: Callable[[], float] = time.time,
+        notices: Notices | None = None,
     ) -> None:
         self._engine = engine.execution_options(isolation_level="READ COMMITTED")
         self._documents = documents
         self._mappings = mappings
         self._clock = clock
+        self._notices = notices or Notices()
         self._total = Settled()
 
     async def begin(self) -> PhaseRow:
@@ -131,6 +144,7 @@ class ObservedDeletes:
             for one in missed:
                 await self._settle_alone(container, one, begun)
             await self._settle(container, [], begun, acknowledge)
+        await self._notices.tell(vanished([one.identity for one in missed], begun))
 
     async def _settle(
         self, container: str, missed: Sequence[Missed], begun: PhaseRow, acknowledge: Acknowledge | None

@@ -125,6 +125,7 @@ class Follower:
 
         async with aclosing(_ahead(source, is_more_wanted)) as ahead:
             async for page, position in ahead:
+                self._stats.request_units += page.charge
                 if page.documents:
                     await self._apply(page, position)
                     moved = Passed.MOVED

@@ -7,6 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from changefeed.noticed import changes_of
+from changefeed.traced import record_mirrored
+from core.cache.notices import Notices
 from core.errors import CrossfeedError
 from core.postgres.failures import translated
 from core.postgres.guarded import apply_documents
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from core.content import Document
     from core.mappings import Mappings
     from core.phases import PhaseRow
+    from core.postgres.authority import Change
     from core.postgres.mirrored_batch import DocumentReader, Outcome
 
 
@@ -63,6 +67,7 @@ class Mirror:
         patience: how often and how soon what is parked is tried again.
         retried: told what came of parked documents that were tried again.
         pace: of the tries beside batches; shared by those who make a mirror for every batch.
+        notices: tells a cache of what was mirrored; without it nobody does.
         monotonic: seconds, for the pauses between two of them.
 
     """
@@ -76,6 +81,7 @@ class Mirror:
         *,
         retried: Callable[[Outcome], None] = lambda _: None,
         pace: Pace | None = None,
+        notices: Notices | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine.execution_options(isolation_level="READ COMMITTED")
@@ -85,6 +91,7 @@ class Mirror:
         self._retried = retried
         self._monotonic = monotonic
         self._pace = pace or Pace()
+        self._notices = notices or Notices()
 
     async def apply(
         self,
@@ -110,16 +117,27 @@ class Mirror:
             StoreUnavailableError: Postgres, or Cosmos DB where a document had to be read by key; repeat.
 
         """
+        began = time.time_ns()
+        shown: list[Change] = []
         with translated(f"mirroring {len(documents)} documents of {container!r}"):
             async with self._engine.begin() as connection:
                 await let_prepare(connection)
                 outcome = await apply_documents(
-                    connection, self._mappings, container, documents, phase, self._reader, patience=self._patience
+                    connection,
+                    self._mappings,
+                    container,
+                    documents,
+                    phase,
+                    self._reader,
+                    patience=self._patience,
+                    shown=shown,
                 )
                 await record_barrier_marks(connection, container, documents)
                 await acknowledge(connection)
-        if outcome.applied or outcome.buried:
-            await self._retry_beside(phase)
+        record_mirrored(shown, phase, outcome, began)
+        async with self._notices.meanwhile(changes_of(shown, phase) if self._notices.is_on else ()):
+            if outcome.applied or outcome.buried:
+                await self._retry_beside(phase)
         return outcome
 
     async def retry_parked(self, phase: PhaseRow, *, eager: bool = False) -> bool:

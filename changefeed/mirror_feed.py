@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from changefeed.mirror import Mirror
 from changefeed.ports import Feed
+from core.canary_marks import seen_in
 from core.cosmos.documents import CosmosDocuments
+from core.postgres.canaries import record_seen
 from core.postgres.failures import translated
 from core.postgres.mirrored_batch import Outcome
 from core.postgres.phases import read_phase
@@ -15,10 +17,11 @@ from core.postgres.phases import read_phase
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from sqlalchemy.ext.asyncio import AsyncEngine
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
     from changefeed.ports import Acknowledge
     from changefeed.stats import ProcessorStats
+    from core.cache.notices import Notices
     from core.content import Document
     from core.cosmos.client import CosmosStore
     from core.mappings import Mappings
@@ -51,7 +54,13 @@ class MirrorApplier:
         self, container: str, documents: Sequence[Document], begun: PhaseRow, acknowledge: Acknowledge
     ) -> None:
         """See Applier."""
-        self._stats.mirrored(await self._mirror.apply(container, documents, begun, acknowledge))
+        canaries = seen_in(documents)
+
+        async def done(connection: AsyncConnection) -> None:
+            await record_seen(connection, container, canaries)
+            await acknowledge(connection)
+
+        self._stats.mirrored(await self._mirror.apply(container, documents, begun, done))
 
     async def idle(self, begun: PhaseRow) -> bool:
         """See Applier."""
@@ -70,6 +79,7 @@ def mirror_feeds(  # noqa: PLR0913 - what they are wired from
     *,
     page_size: int,
     patience: MirrorPatience,
+    notices: Notices | None = None,
 ) -> list[Feed]:
     """Return the feed of every mapped container.
 
@@ -80,9 +90,11 @@ def mirror_feeds(  # noqa: PLR0913 - what they are wired from
         stats: where the mirror counts.
         page_size: about how many documents one transaction mirrors.
         patience: how often and how soon what is parked is tried again.
+        notices: tells a cache of what was mirrored.
 
     """
-    mirror = Mirror(engine, CosmosDocuments(store, mappings), mappings, patience, retried=stats.mirrored)
+    reader = CosmosDocuments(store, mappings)
+    mirror = Mirror(engine, reader, mappings, patience, retried=stats.mirrored, notices=notices)
     applier = MirrorApplier(engine, mirror, stats)
     return [
         Feed(f"mirror/{name}", store.container(mappings.in_container(name)[0]), name, applier, page_size)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from changefeed.lag import RangeHealth
     from changefeed.ports import Applier, Feed
+    from core.cache.notices import Notices
     from core.cosmos.client import CosmosStore
     from core.mappings import Mappings
 
@@ -81,6 +82,7 @@ class Processor:
         patience: how often and how soon the mirror tries parked documents again.
         feeds: what else is applied.
         clock: seconds since 1970, for the lag.
+        notices: tells a cache of what was mirrored.
 
     """
 
@@ -96,12 +98,15 @@ class Processor:
         patience: MirrorPatience = MirrorPatience(),  # noqa: B008 - immutable
         feeds: Sequence[Feed] = (),
         clock: Callable[[], float] = time.time,
+        notices: Notices | None = None,
     ) -> None:
         self._engine = ending_silence(engine, lease_s)
         self._poll_s = poll_ms / 1000
         self._clock = clock
         self.stats = ProcessorStats()
-        mirrored = mirror_feeds(self._engine, store, mappings, self.stats, page_size=page_size, patience=patience)
+        mirrored = mirror_feeds(
+            self._engine, store, mappings, self.stats, page_size=page_size, patience=patience, notices=notices
+        )
         self._feeds = {feed.name: feed for feed in (*mirrored, *feeds)}
         self.leases = FeedLeases(engine, self._feeds, lease_s)
         self._pressure = Pressure(_connections(engine))

@@ -9,13 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from core.postgres.canaries import record_seen
 from core.postgres.failures import translated
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Sequence
     from datetime import datetime
 
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+    from core.canary_marks import SeenCanary
 
 STALE_S: Final = 600.0
 """After how long without another attempt a failure says nothing any more, in seconds: its batch was cut otherwise."""
@@ -31,7 +34,7 @@ class Delivery:
         batch: a name of the batch that its redelivery has as well.
         documents: how many there are.
         newest_ts: the newest `_ts`, whole seconds since 1970.
-        canaries: `_etag` and `_ts` of every canary in it, by its id.
+        canaries: the canaries in it.
 
     """
 
@@ -40,7 +43,7 @@ class Delivery:
     batch: str
     documents: int
     newest_ts: int
-    canaries: Mapping[str, tuple[str, int]]
+    canaries: Sequence[SeenCanary]
 
     async def acknowledge(self, connection: AsyncConnection) -> None:
         """Record the batch as done, in its own transaction."""
@@ -53,10 +56,7 @@ class Delivery:
         }
         await connection.exec_driver_sql(_FORGET_FAILURE, parameters)
         await connection.exec_driver_sql(_PROGRESS, parameters)
-        if self.canaries:
-            etags, ts = map(list, zip(*self.canaries.values(), strict=True))
-            seen = {"ids": list(self.canaries), "seen": etags, "ts": ts, "container": self.container}
-            await connection.exec_driver_sql(_SEEN, seen)
+        await record_seen(connection, self.container, self.canaries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Failing:
 
 
 @dataclass(frozen=True, slots=True)
-class CanaryLag:
+class ContainerCanaries:
     """For how long the oldest canary of a container has not come out, in seconds, and how long ago one was written."""
 
     container: str
@@ -98,7 +98,7 @@ class TriggerStatus:
 
     progress: tuple[Progress, ...]
     failing: tuple[Failing, ...]
-    canaries: tuple[CanaryLag, ...]
+    canaries: tuple[ContainerCanaries, ...]
 
 
 # The last statements of the batch: the row is locked for as long as the commit takes, beside the other leases.
@@ -109,27 +109,6 @@ _PROGRESS = """
     ON CONFLICT (function) DO UPDATE SET container = excluded.container, batches = p.batches + 1,
         documents = p.documents + excluded.documents, newest_ts = greatest(p.newest_ts, excluded.newest_ts),
         at = clock_timestamp()
-"""
-# In the order of their ids, as all who lock several of them. A canary may be seen before it is recorded as written. By
-# its etag, because the clock of Cosmos DB counts whole seconds, and may step back. One that was written again meanwhile
-# proves that what is still unseen is younger: a feed that is always a minute late is no feed that stands still.
-_SEEN = """
-    INSERT INTO crossfeed.canary AS c (container, id, seen_etag)
-    SELECT %(container)s, id, etag FROM unnest(%(ids)s::text[], %(seen)s::text[]) AS seen(id, etag) ORDER BY id
-    ON CONFLICT (container, id) DO UPDATE SET seen_etag = excluded.seen_etag,
-        unseen_since = CASE WHEN excluded.seen_etag IS DISTINCT FROM c.written_etag THEN greatest(c.unseen_since, (
-            SELECT least(to_timestamp(ts), clock_timestamp())
-            FROM unnest(%(ids)s::text[], %(ts)s::bigint[]) AS written(id, ts)
-            WHERE written.id = c.id AND c.unseen_since IS NOT NULL
-        )) END
-"""
-_WRITTEN = """
-    INSERT INTO crossfeed.canary AS c (container, id, written_etag, unseen_since)
-    SELECT %(container)s, id, etag, clock_timestamp()
-    FROM unnest(%(ids)s::text[], %(written)s::text[]) AS written(id, etag) ORDER BY id
-    ON CONFLICT (container, id) DO UPDATE SET written_etag = excluded.written_etag, at = clock_timestamp(),
-        unseen_since = CASE WHEN excluded.written_etag IS DISTINCT FROM c.seen_etag
-            THEN coalesce(c.unseen_since, excluded.unseen_since) END
 """
 _FAILED = """
     INSERT INTO crossfeed.trigger_failure AS f (function, batch, error) VALUES (%(function)s, %(batch)s, %(error)s)
@@ -149,22 +128,8 @@ _READ_FAILING = """
 _READ_CANARIES = """
     SELECT container, count(*), coalesce(extract(epoch FROM clock_timestamp() - min(unseen_since)), 0)::float8,
         extract(epoch FROM clock_timestamp() - max(at))::float8
-    FROM crossfeed.canary GROUP BY container ORDER BY container
+    FROM crossfeed.canary WHERE direction = 'to_postgres' AND written IS NOT NULL GROUP BY container ORDER BY container
 """
-
-
-async def record_canaries(engine: AsyncEngine, container: str, written: Iterable[tuple[str, str]]) -> None:
-    """Record canaries that were just written, each as (id, `_etag`).
-
-    Raises:
-        StoreUnavailableError: Postgres did not answer.
-
-    """
-    ids, etags = zip(*written, strict=True)
-    with translated(f"recording the canaries of {container!r}"):
-        async with engine.begin() as connection:
-            parameters = {"container": container, "ids": list(ids), "written": list(etags)}
-            await connection.exec_driver_sql(_WRITTEN, parameters)
 
 
 async def record_failure(engine: AsyncEngine, function: str, batch: str, error: str) -> None:
@@ -192,5 +157,5 @@ async def read_triggers(connection: AsyncConnection) -> TriggerStatus:
     return TriggerStatus(
         tuple(Progress(*row) for row in map(tuple, progress)),
         tuple(Failing(*row) for row in map(tuple, failing)),
-        tuple(CanaryLag(*row) for row in map(tuple, canaries)),
+        tuple(ContainerCanaries(*row) for row in map(tuple, canaries)),
     )

@@ -18,6 +18,7 @@ from changefeed.mirror import Mirror
 from changefeed.reconcile_pass import Pass
 from changefeed.reconcile_state import ContainerReport, Turn, TurnLostError
 from changefeed.reconcile_work import Work
+from core.cache.notices import Notices
 from core.cosmos.documents import CosmosDocuments
 from core.cosmos.failures import CosmosUnavailableError
 from core.errors import ConcurrencyError, ConflictError, PrimaryMovedError, TransientError
@@ -71,10 +72,11 @@ class Reconcile:
         mappings: all mappings of the process.
         settings: `reconcile_…`.
         clock: seconds since 1970.
+        notices: tells a cache of what was found; without it nobody does.
 
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it is wired from
         self,
         engine: AsyncEngine,
         store: CosmosStore,
@@ -82,7 +84,9 @@ class Reconcile:
         settings: Settings,
         *,
         clock: Callable[[], float] = time.time,
+        notices: Notices | None = None,
     ) -> None:
+        notices = notices or Notices()
         silent = ending_silence(engine, settings.reconcile_lease_s)
         self._engine = silent.execution_options(isolation_level="READ COMMITTED")
         self._mappings = mappings
@@ -90,8 +94,8 @@ class Reconcile:
         self._turn = Turn(self._engine, settings.reconcile_lease_s)
         throttle = Throttle(settings.reconcile_ru_per_second, settings.reconcile_pause_ms / 1000)
         documents = CosmosDocuments(store, mappings, throttle.charged)
-        mirror = Mirror(self._engine, documents, mappings)
-        work = Work(self._engine, store, mappings, settings, documents, mirror, self._turn, throttle, clock)
+        mirror = Mirror(self._engine, documents, mappings, notices=notices)
+        work = Work(self._engine, store, mappings, settings, documents, mirror, self._turn, throttle, clock, notices)
         self._pass = Pass(work)
 
     async def run(

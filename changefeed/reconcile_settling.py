@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from changefeed import reconcile_doubts
+from changefeed.noticed import vanished
 from changefeed.reconcile_state import Counts
 from core.envelope import Origin
 from core.errors import AlreadyExistsError, DocumentRefusedError
@@ -73,6 +74,8 @@ async def _look(
         await work.catch_up(at)
     sight = await reconcile_doubts.look(work.documents, doubts, work.clock())
     await work.apply(at, sight.found, phase)
+    if not at.dry:  # readers need not wait until the second look believes it: what is not there is loaded anew
+        await work.notices.tell(vanished([doubt.missed.identity for doubt in sight.gone], phase))
     at.counts.add(Counts(found=sight.present, behind=sight.behind, kept=sight.unaskable))
     return sight.gone, sight.others
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from changefeed.mirror import Mirror
     from changefeed.reconcile_doubts import Looks
     from changefeed.reconcile_state import Round, Turn
+    from core.cache.notices import Notices
     from core.content import Document
     from core.cosmos.client import CosmosStore
     from core.mappings import Mappings
@@ -46,6 +47,7 @@ class Work:
         turn: the right to do it.
         throttle: told what Cosmos DB charges.
         clock: seconds since 1970.
+        notices: tells a cache of what is gone.
 
     """
 
@@ -58,6 +60,7 @@ class Work:
     turn: Turn
     throttle: Throttle
     clock: Callable[[], float]
+    notices: Notices
     caught_up: set[tuple[int, str]] = field(default_factory=set)
     """Turns and containers in which a look sees whatever was there when the rows were read."""
 

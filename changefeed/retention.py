@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from changefeed.progress import STALE_S
+from core.cosmos.canaries import CANARY_TTL_S
 from core.postgres.failures import translated
 
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-CANARY_TTL_S: Final = 24 * 3600
-"""How long a canary lives, in seconds; one that was not written for so long is of a range that is no more."""
 _PAGE: Final = 10_000
 _MOST_PAGES: Final = 100
 """How many pages of tombstones one call purges: it must come to an end."""

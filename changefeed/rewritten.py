@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import structlog
 
+from core.canary_marks import is_canary, seen_in
 from core.content import ENVELOPE, content_of
-from core.cosmos.canaries import is_canary, is_unaltered
+from core.cosmos.canaries import is_unaltered
 from core.envelope import Ours, author_of, is_internal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
+    from core.canary_marks import SeenCanary
     from core.content import Document
     from core.identity import KeyPart
 
@@ -75,14 +77,12 @@ class HostDates:
     def __init__(self) -> None:
         self.spelling = Spelling.UNKNOWN
 
-    def observe(self, documents: Iterable[Document]) -> dict[str, tuple[str, int]]:
-        """Look at the canaries of a batch; return `_etag` and `_ts` of each by its id."""
-        seen: dict[str, tuple[str, int]] = {}
+    def observe(self, documents: Sequence[Document]) -> list[SeenCanary]:
+        """Look at the canaries of a batch; return them."""
         for document in documents:
             if is_canary(document):
-                seen[str(document["id"])] = str(document.get("_etag", "")), int(document.get("_ts", 0))
                 self._learn(Spelling.UNALTERED if is_unaltered(document) else Spelling.REWRITTEN)
-        return seen
+        return seen_in(documents)
 
     def _learn(self, spelling: Spelling) -> None:
         if spelling is not self.spelling:

@@ -19,11 +19,13 @@ class ProcessorStats(Outcome):
 
     `documents` and `pages` are of all feeds. `lags` holds seconds from a document's `_ts`, which Cosmos DB keeps in
     whole seconds, to its commit in Postgres. `retries` counts failed attempts by the class of the error.
+    `request_units` is what reading was charged.
     """
 
     documents: int = 0
     pages: int = 0
     splits: int = 0
+    request_units: float = 0.0
     retries: Counter[str] = field(default_factory=Counter)
     lags: Reservoir = field(default_factory=Reservoir)
 

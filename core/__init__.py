@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from core.handlers import Handlers, Received, Start
     from core.identity import ANYWHERE, Identity
     from core.instant import Instant
+    from core.lookup import Lookup
     from core.mapping import EntityMapping
     from core.mappings import Mappings
     from core.phases import Phase, PhaseRow, PhaseState
@@ -63,6 +64,7 @@ __all__ = [
     "Handlers",
     "Identity",
     "Instant",
+    "Lookup",
     "MappingError",
     "Mappings",
     "NotBefore",
@@ -98,6 +100,7 @@ _HOMES = {
     "core.identity": ("ANYWHERE", "Identity"),
     "core.instant": ("Instant",),
     "core.children": ("ChildTable",),
+    "core.lookup": ("Lookup",),
     "core.mapping": ("EntityMapping",),
     "core.mappings": ("Mappings",),
     "core.postgres.events": ("record",),

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
+from core.cache.client import open_cache
+from core.cache.unit_of_work import CachedUnitOfWork
+from core.cosmos.documents import CosmosDocuments
 from core.cosmos.lazy import LazyCosmos
 from core.cosmos.noted_phase import read_noted_phase
 from core.cosmos.unit_of_work import CosmosUnitOfWork
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from core.cache.client import Cache
+    from core.cache.stats import CacheStats
     from core.mapping import EntityMapping
     from core.migration.shadow import ShadowReads
     from core.recorded_phase import PhaseSource
@@ -53,6 +58,18 @@ class _Both:
     routing: Routing
 
 
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """How a process stands. `phase`: as it was read lately, None if it was not.
+
+    `write_lease_left_s`: seconds until it stops writing to Cosmos DB unless renewed, 0.0 without a lease; None without
+    Postgres, where no lease is needed.
+    """
+
+    phase: PhaseRow | None
+    write_lease_left_s: float | None
+
+
 class Crossfeed:
     """Both stores behind one door; make it with `Crossfeed.open`.
 
@@ -62,19 +79,22 @@ class Crossfeed:
 
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what `open` has opened
         self,
         settings: Settings,
         mappings: Mappings,
         phases: PhaseSource,
         cosmos: LazyCosmos,
         both: _Both | None = None,
+        *,
+        cache: Cache | None = None,
     ) -> None:
         self._settings = settings
         self._mappings = mappings
         self._phases = phases
         self._cosmos = cosmos
         self._both = both
+        self._cache = cache
 
     @classmethod
     @asynccontextmanager
@@ -100,7 +120,8 @@ class Crossfeed:
         """
         known = mappings if isinstance(mappings, Mappings) else Mappings(mappings)
         alone = settings.phase is Phase.COSMOS_ONLY and settings.postgres_dsn is None
-        async with (_on_cosmos_alone if alone else _on_both)(settings, known) as db:
+        open_ = _on_cosmos_alone if alone else _on_both
+        async with open_cache(settings, known) as cache, open_(settings, known, cache) as db:
             yield db
 
     async def phase(self) -> PhaseRow:
@@ -113,9 +134,20 @@ class Crossfeed:
         return await self._phases.read()
 
     @property
+    def figures(self) -> Figures:
+        """What this process knows of itself, for metrics (core.metrics); asks no store."""
+        both = self._both
+        return Figures(self._phases.lately(), None if both is None else max(0.0, both.lease.left_s))
+
+    @property
     def shadow(self) -> ShadowReads | None:
         """The counts of the shadow reads (CROSSFEED_SHADOW_READ_SHARE); None without Postgres."""
         return None if self._both is None else self._both.routing.shadow
+
+    @property
+    def cache(self) -> CacheStats | None:
+        """The counts of the read cache (CROSSFEED_CACHE_URL); None without one."""
+        return None if self._cache is None else self._cache.stats
 
     async def transact(self, use_case: Callable[[UnitOfWork], Awaitable[T]], *, deadline_s: float | None = None) -> T:
         """Run a use case in a unit of work, and again in a new one as long as it was refused before it wrote anything.
@@ -175,16 +207,34 @@ class Crossfeed:
     async def _begin(self, phase: PhaseRow) -> AsyncIterator[UnitOfWork]:
         both = self._both
         if phase.primary is Origin.POSTGRES and both is not None:
-            async with PostgresUnitOfWork(both.engine, self._mappings, pin=self._settings.phase) as on_postgres:
-                yield both.routing.routed(on_postgres, phase)
+            async with (
+                PostgresUnitOfWork(both.engine, self._mappings, pin=self._settings.phase) as on_postgres,
+                self._cached(both.routing.routed(on_postgres, phase), phase) as work,
+            ):
+                yield work
             return
         store = await self._cosmos.store()
         ttl_s = self._settings.tombstone_ttl_s
         gate = Ungated() if both is None else both.lease
-        async with CosmosUnitOfWork(store, self._mappings, phase.epoch, ttl_s, gate=gate) as on_cosmos:
+        verified = self._cache is not None
+        async with CosmosUnitOfWork(
+            store, self._mappings, phase.epoch, ttl_s, gate=gate, verified=verified
+        ) as on_cosmos:
             routed = on_cosmos if both is None else both.routing.routed(on_cosmos, phase)
             why = self._why_refused(phase)
-            yield routed if why is None else ReadOnlyUnitOfWork(routed, why)
+            reading = routed if why is None else ReadOnlyUnitOfWork(routed, why)
+            async with self._cached(reading, phase, CosmosDocuments(store, self._mappings).catch_up) as work:
+                yield work
+
+    @asynccontextmanager
+    async def _cached(
+        self, work: UnitOfWork, phase: PhaseRow, catch_up: Callable[[str], Awaitable[object]] | None = None
+    ) -> AsyncIterator[UnitOfWork]:
+        if self._cache is None:
+            yield work
+            return
+        async with CachedUnitOfWork(work, self._cache, phase, catch_up) as cached:
+            yield cached
 
     def _why_refused(self, phase: PhaseRow) -> Callable[[], PrimaryMovedError] | None:
         pinned = self._settings.phase
@@ -208,7 +258,7 @@ async def _check_cosmos(cosmos: LazyCosmos, phase: PhaseRow) -> None:
 
 
 @asynccontextmanager
-async def _on_both(settings: Settings, mappings: Mappings) -> AsyncIterator[Crossfeed]:
+async def _on_both(settings: Settings, mappings: Mappings, cache: Cache | None) -> AsyncIterator[Crossfeed]:
     async with open_engine(settings) as engine, LazyCosmos(settings, mappings) as cosmos:
         with translated("checking the schema"):
             async with engine.connect() as connection:
@@ -218,11 +268,11 @@ async def _on_both(settings: Settings, mappings: Mappings) -> AsyncIterator[Cros
         await _check_cosmos(cosmos, await phases.read())
         lease = WriteLease(engine, settings.write_lease_s, poll_s=settings.write_poll_ms / 1000)
         async with Routing(engine, mappings, cosmos.store, settings) as routing, aclosing(lease):
-            yield Crossfeed(settings, mappings, phases, cosmos, _Both(engine, lease, routing))
+            yield Crossfeed(settings, mappings, phases, cosmos, _Both(engine, lease, routing), cache=cache)
 
 
 @asynccontextmanager
-async def _on_cosmos_alone(settings: Settings, mappings: Mappings) -> AsyncIterator[Crossfeed]:
+async def _on_cosmos_alone(settings: Settings, mappings: Mappings, cache: Cache | None) -> AsyncIterator[Crossfeed]:
     async with LazyCosmos(settings, mappings) as cosmos:
         noted = await read_noted_phase(await cosmos.store())
         if noted.phase is not Phase.COSMOS_ONLY:
@@ -231,4 +281,4 @@ async def _on_cosmos_alone(settings: Settings, mappings: Mappings) -> AsyncItera
                 f" {noted.phase.label} was opened (epoch {noted.epoch}): set CROSSFEED_POSTGRES_DSN"
             )
             raise ConfigurationError(msg)
-        yield Crossfeed(settings, mappings, UnrecordedPhase(noted), cosmos)
+        yield Crossfeed(settings, mappings, UnrecordedPhase(noted), cosmos, cache=cache)

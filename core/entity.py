@@ -15,12 +15,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a repository remembers of the state it read: for optimistic concurrency, and the events it carried."""
+    """What a repository remembers of the state it read: for optimistic concurrency, and the events it carried.
+
+    `trusted` says that the stamp is this state's place in the order, which a foreign writer's copy of one is not.
+    """
 
     identity: Identity
     stamp: Stamp
     etag: str | None
     carried: tuple[Document, ...] = field(default=(), repr=False)
+    trusted: bool = False
 
 
 class Entity(BaseModel):
@@ -40,6 +44,7 @@ class Entity(BaseModel):
     id: str
 
     _loaded: Loaded | None = PrivateAttr(default=None)
+    _known_by: tuple[object, ...] = PrivateAttr(default=())
 
 
 def loaded(entity: Entity) -> Loaded | None:
@@ -50,6 +55,16 @@ def loaded(entity: Entity) -> Loaded | None:
 def mark_loaded(entity: Entity, state: Loaded | None) -> None:
     """Remember the state that was read or written last."""
     entity._loaded = state  # noqa: SLF001 - the entity's own package
+
+
+def known_by(entity: Entity) -> tuple[object, ...]:
+    """Return the values by which it was looked up when it was read or written last; none if nobody kept them."""
+    return entity._known_by  # noqa: SLF001 - the entity's own package
+
+
+def mark_known_by(entity: Entity, values: tuple[object, ...]) -> None:
+    """Remember the values by which it is looked up."""
+    entity._known_by = values  # noqa: SLF001 - the entity's own package
 
 
 def read_key(entity: Entity) -> str:

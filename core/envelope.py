@@ -9,6 +9,7 @@ from typing import Any, Final, TypeGuard
 from core.content import ENVELOPE, Document, canonical_hash, content_hash, content_of
 from core.errors import DocumentRefusedError
 from core.stamp import Stamp
+from core.tracing import is_traceparent
 
 
 class Origin(StrEnum):
@@ -42,6 +43,7 @@ class Internal:
 
 Author = Ours | Foreign | Internal
 FOREIGN: Final = Foreign()
+_TRACE: Final = "traceparent"
 _ORIGINS: Final = {origin.value: origin for origin in Origin}
 _MAX_COUNT = 2**53
 """Epochs and versions stay below: a JSON double counts no further, and a Postgres bigint must have room to go on."""
@@ -125,6 +127,19 @@ def sealed(document: Document, stamp: Stamp, origin: Origin, digest: str, *, del
         envelope["deleted"] = True
     document[ENVELOPE] = envelope
     return document
+
+
+def put_trace(document: Document, traceparent: str | None) -> None:
+    """Name the trace of a write in its stamped document, whose hash does not cover it; nothing where there is none."""
+    if is_traceparent(traceparent):
+        document[ENVELOPE][_TRACE] = traceparent
+
+
+def trace_of(document: Document) -> str | None:
+    """Return the trace that a document names, whoever wrote that, as a traceparent; None where it names none."""
+    envelope = document.get(ENVELOPE)
+    found = envelope.get(_TRACE) if isinstance(envelope, dict) else None
+    return found if is_traceparent(found) else None
 
 
 def internal_document(kind: str, epoch: int, content: Document) -> Document:

@@ -77,9 +77,9 @@ class EventMaker:
         name = _name(type(event))
         try:
             data = event.model_dump(mode="json", by_alias=True, warnings="error")
-        except ValueError as error:
+        except ValueError:
             msg = f"the event {name} cannot be written as the JSON that its model describes"
-            raise DocumentRefusedError(msg) from error
+            raise DocumentRefusedError(msg) from None  # pydantic quotes values
         made: Document = {
             "specversion": _SPEC,
             "id": self.new_id(),

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from core.errors import DocumentRefusedError, MappingError
 from core.events import Event, EventRegistry, aggregate_of
+from core.tracing import handling
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,7 +108,8 @@ class Registered:
 
         """
         handler, events = self.calls[envelope["type"]]
-        await handler(_received(envelope, events, attempt), connection)
+        with handling(self.name, envelope.get("traceparent"), attempt):
+            await handler(_received(envelope, events, attempt), connection)
 
 
 class Handlers:

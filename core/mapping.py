@@ -14,13 +14,14 @@ from core.entity import Entity
 from core.errors import DocumentRefusedError, MappingError
 from core.identity import MAX_PARTITION_KEY_BYTES, Anywhere, Identity, KeyArgument, check_id
 from core.key_path import KeyPath
-from core.projection import EXTRA_COLUMN, SPELLING_COLUMN, Projection, Row, respell, same_json
+from core.projection import EXTRA_COLUMN, SPELLING_COLUMN, Projection, Row, kept_empty_list, respell, same_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from core.children import ChildTable
     from core.discriminator import Discriminator
+    from core.lookup import Lookup
 
 T = TypeVar("T", bound=Entity)
 
@@ -44,6 +45,7 @@ class EntityMapping(Generic[T]):
         unique_keys: the container's unique key paths, filled uniquely in tombstones.
         discriminator: how its documents name their type, where the container holds other types as well; without one
             the container is the mapping's alone.
+        lookups: its look-ups that may be cached.
 
     Raises:
         MappingError: something does not fit; the message names the mapping, the place and the cure.
@@ -63,6 +65,7 @@ class EntityMapping(Generic[T]):
         children: Sequence[ChildTable] = (),
         unique_keys: Sequence[str] = (),
         discriminator: Discriminator | None = None,
+        lookups: Sequence[Lookup] = (),
     ) -> None:
         self.model = model
         self.table = table
@@ -72,6 +75,7 @@ class EntityMapping(Generic[T]):
         self.unique_keys = tuple(unique_keys)
         self.children = tuple(children)
         self.discriminator = discriminator
+        self.lookups = tuple(lookups)
         self.projection = Projection(model, table, body)
         self._key_paths = [KeyPath.parse(self.name, path) for path in self.paths]
         self._unique_paths = [KeyPath.parse(self.name, path) for path in self.unique_keys]
@@ -123,9 +127,9 @@ class EntityMapping(Generic[T]):
         """
         try:
             document = entity.model_dump(mode="json", by_alias=True, warnings="error")
-        except ValueError as error:
+        except ValueError:
             msg = f"{self.name}: the entity cannot be written as the JSON that its model describes"
-            raise DocumentRefusedError(msg) from error
+            raise DocumentRefusedError(msg) from None  # pydantic quotes values
         self._name_type(document)
         self.check(document)
         return document
@@ -209,7 +213,7 @@ class EntityMapping(Generic[T]):
                 msg = f"{self.name}: {alias} lives in a table of its own and must be a list of objects"
                 raise DocumentRefusedError(msg)
             if not items:
-                row[SPELLING_COLUMN] = (row[SPELLING_COLUMN] or {}) | {alias: _kept_empty_list(document, alias)}
+                row[SPELLING_COLUMN] = (row[SPELLING_COLUMN] or {}) | {alias: kept_empty_list(document, alias)}
             row[child.table.name] = [
                 {
                     **projection.row(item),
@@ -278,6 +282,8 @@ class EntityMapping(Generic[T]):
             self._fail(f"table {self.table.fullname} has no column {', '.join(missing)}")
         if computed := [name for name in self.identity_columns if self.table.columns[name].computed is not None]:
             self._fail(f"{', '.join(computed)} is generated, but triggers must see the key before the row is stored")
+        for lookup in self.lookups:
+            self.alias(lookup.field)
         wanted = set(self.identity_columns)
         constraints = [
             {column.name for column in constraint.columns}
@@ -291,9 +297,4 @@ class EntityMapping(Generic[T]):
             )
 
     def _fail(self, problem: str) -> typing.NoReturn:
-        msg = f"mapping {self.name}: {problem}"
-        raise MappingError(msg)
-
-
-def _kept_empty_list(document: Document, alias: str) -> dict[str, Any]:
-    return {"is": [], "was": document[alias]} if alias in document else {"is": []}
+        raise MappingError(f"mapping {self.name}: {problem}")

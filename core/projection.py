@@ -269,3 +269,8 @@ def _column(model: type[BaseModel], table: sa.Table, field: str) -> _Column:
         raise MappingError(msg)
     alias = model.model_fields[field].serialization_alias or model.model_fields[field].alias or field
     return _Column(field, alias, isinstance(column.type, sa.DateTime))
+
+
+def kept_empty_list(document: Document, alias: str) -> dict[str, Any]:
+    """Return the spelling to keep of a list that is empty, or left out: no child rows say so."""
+    return {"is": [], "was": document[alias]} if alias in document else {"is": []}

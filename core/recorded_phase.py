@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from core.clock import boot_clock
 from core.coalesced import Coalesced
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sqlalchemy.ext.asyncio import AsyncEngine
+
+
+LATELY_S: Final = 60.0
+"""How long a phase that was read is worth a metric, in seconds: a process that does nothing reads none."""
 
 
 class PhaseSource(Protocol):
@@ -30,6 +34,10 @@ class PhaseSource(Protocol):
 
     def forget(self) -> None:
         """Believe nothing that was read before."""
+        ...
+
+    def lately(self) -> PhaseRow | None:
+        """Return the phase as it was read last, None if that is over LATELY_S ago; asks nobody."""
         ...
 
 
@@ -57,6 +65,10 @@ class RecordedPhase:
     def forget(self) -> None:
         """See PhaseSource."""
         self._forgot_at = self._clock()
+
+    def lately(self) -> PhaseRow | None:
+        """See PhaseSource."""
+        return self._row if self._clock() - self._read_at <= LATELY_S else None
 
     def _known(self) -> PhaseRow | None:
         row = self._row
@@ -90,3 +102,7 @@ class UnrecordedPhase:
 
     def forget(self) -> None:
         """See PhaseSource."""
+
+    def lately(self) -> PhaseRow | None:
+        """See PhaseSource."""
+        return self._row

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
@@ -82,8 +83,19 @@ class Settings(BaseSettings):
     outbox_keep_s: float = Field(DAY, ge=0, description="seconds that delivered messages are kept for a replay")
     events_container: str = Field("crossfeed-events", min_length=1, description="container of domain events")
     control_container: str = Field("crossfeed-control", min_length=1, description="container of the relays' markers")
-    http_host: str = Field("127.0.0.1", description="address of /livez, /readyz and /metrics")
+    http_host: str = Field("127.0.0.1", description="address of the status page, /livez, /readyz and /metrics")
     http_port: int | None = Field(None, ge=0, le=65535, description="port of them; not served without one; 0: any")
+    admin_token: SecretStr | None = Field(
+        None,
+        min_length=16,
+        description="what the status page asks of whoever acts, and on an address that is not this machine's, reads",
+    )
+    admin_on_public_address: bool = Field(
+        default=False, description="let the status page act on an address that is not this machine's alone"
+    )
+    canary_every_s: float = Field(
+        30.0, ge=0, description="seconds between two canaries of a slot or a feed range; 0: none are written"
+    )
     mirror_page_size: int = Field(100, ge=1, le=1000, description="documents per change feed page")
     mirror_park_attempts: int = Field(
         20, ge=1, description="attempts at a document that another one's state keeps out, before it is a dead letter"
@@ -122,6 +134,25 @@ class Settings(BaseSettings):
         10.0, gt=0, description="lag of the live path, in seconds, above which a backfill lets it pass"
     )
     backfill_lease_s: float = Field(60.0, ge=1, le=3600, description="seconds a silent backfill keeps its turn")
+    cache_url: SecretStr | None = Field(
+        None,
+        description="the read cache: rediss://user:password@host:6380/0 of any Redis-compatible server; none: no cache",
+    )
+    cache_prefix: str = Field(
+        "crossfeed", min_length=1, description="what its keys begin with: another one per installation on one server"
+    )
+    cache_ttl_s: float = Field(60.0, gt=0, le=DAY, description="seconds an entry lives, give or take a tenth")
+    cache_negative_ttl_s: float = Field(
+        10.0, gt=0, le=DAY, description="seconds it is remembered that there is nothing, give or take a tenth"
+    )
+    cache_timeout_ms: int = Field(50, ge=1, le=10_000, description="how long an answer of the cache is waited for")
+    cache_wait_ms: int = Field(
+        1000, ge=0, le=60_000, description="how long a read waits for another reader's load of the same"
+    )
+    cache_load_s: float = Field(5.0, gt=0, le=60, description="seconds that a load may take whose result is kept")
+    cache_remembered: int = Field(
+        20_000, ge=1, description="entities a process remembers to have seen, so that it is shown none that is older"
+    )
     functions_pool_size: int = Field(
         4, ge=1, le=50, description="Postgres connections per Azure Functions worker process"
     )
@@ -137,7 +168,10 @@ class Settings(BaseSettings):
     validate_schedule: str = Field("0 40 3 * * *", description="when both stores are compared, NCRONTAB")
     retention_schedule: str = Field("0 10 * * * *", description="when what the mirror leaves is purged, NCRONTAB")
 
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    plaintext_hosts: str = Field(
+        "", description="hosts, separated by commas, that may be spoken to without TLS; this machine always may"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged at least")
     log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal")
 
     @classmethod
@@ -151,12 +185,18 @@ class Settings(BaseSettings):
         try:
             return cls(**overrides)
         except ValidationError as error:
-            problems = "; ".join(
-                f"CROSSFEED_{'_'.join(map(str, item['loc'])).upper()}: {item['msg']}"
-                for item in error.errors(include_input=False, include_url=False)
-            )
-            msg = f"settings: {problems}"
+            msg = f"settings: {'; '.join(f'{name}: {why}' for name, why in _problems(error).items())}"
             raise ConfigurationError(msg) from None
+
+    @classmethod
+    def load_what_fits(cls) -> tuple[Self, dict[str, str]]:
+        """Read the environment; return it with defaults for what does not fit, and what is wrong by its variable."""
+        try:
+            return cls(), {}
+        except ValidationError as error:
+            # One that was read is known by its alias, if it has one; all others by their name.
+            wrong = {str(item["loc"][0]).lower().removeprefix("crossfeed_") for item in error.errors() if item["loc"]}
+            return cls(**{name: cls.model_fields[name].get_default() for name in wrong}), _problems(error)
 
     def require_postgres(self) -> str:
         """Return the DSN.
@@ -214,6 +254,19 @@ class Settings(BaseSettings):
             what = "has no such attribute" if found is None else "is no Handlers with a handler registered"
             raise ConfigurationError(f"{where} {what}")
         return found
+
+
+def environment() -> dict[str, str]:
+    """Return all variables of this process, for whoever looks at what is no setting of ours, or nobody's."""
+    return dict(os.environ)
+
+
+def _problems(error: ValidationError) -> dict[str, str]:
+    """Say what does not fit, by the name of its variable, without its value."""
+    return {
+        f"CROSSFEED_{'_'.join(map(str, item['loc'])).upper().removeprefix('CROSSFEED_')}": item["msg"]
+        for item in error.errors(include_input=False, include_url=False)
+    }
 
 
 def _imported(variable: str, named: str) -> tuple[object, str]:

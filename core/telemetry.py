@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from core.printable import printable
+
 if TYPE_CHECKING:
-    from structlog.typing import Processor
+    from structlog.typing import EventDict, Processor
 
     from core.settings import Settings
 
@@ -18,14 +20,16 @@ def configure_logging(settings: Settings) -> None:
     """Send structlog events and standard-library warnings to stderr; stdout stays for results."""
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     as_json = settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty())
-    renderer: Processor = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
+    renderers: list[Processor] = (
+        [structlog.processors.JSONRenderer()] if as_json else [_printable, structlog.dev.ConsoleRenderer()]
+    )
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            renderer,
+            *renderers,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
@@ -53,6 +57,14 @@ def configure_host_logging(settings: Settings) -> None:
         cache_logger_on_first_use=False,
     )
     _quieten_libraries()
+
+
+def _printable(_: object, __: str, event: EventDict) -> EventDict:
+    """Spell what is no printable character: an id may hold what a terminal obeys. Tracebacks keep their lines."""
+    return {
+        name: printable(value) if isinstance(value, str) and name != "exception" else value
+        for name, value in event.items()
+    }
 
 
 class _HostLoggers:

@@ -35,7 +35,7 @@ T = TypeVar("T")
 _WAIT_FIRST_S: Final = 0.01
 _WAIT_MAX_S: Final = 0.15
 
-_NOTHING_WRITTEN: Final = (ConflictError, TransientError, PermanentError)
+NOTHING_WRITTEN: Final = (ConflictError, TransientError, PermanentError)
 """What a commit raises when it is certain that nothing was written."""
 
 
@@ -108,7 +108,7 @@ class _Observed:
         before, self.may_have_written = self.may_have_written, True
         try:
             await self._work.commit()
-        except _NOTHING_WRITTEN:
+        except NOTHING_WRITTEN:
             self.may_have_written = before
             raise
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from changefeed.consumers import Consumers
 from changefeed.deletes import delete_feeds
 from changefeed.ports import Feed
 from changefeed.processor import Processor
+from core.cache.client import open_cache
+from core.cache.notices import Notices
 from core.cosmos.client import open_cosmos
 from core.postgres.engine import open_engine
 from core.postgres.failures import translated
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from core.cache.client import Cache
+    from core.cache.stats import CacheStats
     from core.cosmos.client import CosmosStore
     from core.mappings import Mappings
     from core.postgres.rights import Process
@@ -32,7 +36,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """The parts of one process, connected and checked. Relay and processor do nothing until they are run."""
+    """The parts of one process, connected and checked. Relay and processor do nothing until they are run.
+
+    `cache` is None where CROSSFEED_CACHE_URL is not set; `notices` tell it what was moved, or nobody.
+    """
 
     settings: Settings
     mappings: Mappings
@@ -40,6 +47,13 @@ class Application:
     store: CosmosStore
     relay: Relay
     processor: Processor
+    cache: Cache | None = None
+    notices: Notices = field(default_factory=Notices)
+
+    @property
+    def cache_stats(self) -> CacheStats | None:
+        """What is counted of the cache, None where there is none."""
+        return None if self.cache is None else self.cache.stats
 
 
 @asynccontextmanager
@@ -80,12 +94,14 @@ async def bootstrap(  # noqa: PLR0913 - one keyword per part that can be replace
                 await check_fit(connection, known)
         cosmos = await stack.enter_async_context(open_cosmos(settings)) if store is None else store
         await cosmos.check(known, cosmos.own)
+        cache = await stack.enter_async_context(open_cache(settings, known))
+        notices = Notices(cache)
         yield Application(
             settings,
             known,
             postgres,
             cosmos,
-            relay or open_relay(settings, known, postgres, cosmos),
+            relay or open_relay(settings, known, postgres, cosmos, notices),
             processor
             or Processor(
                 postgres,
@@ -97,10 +113,20 @@ async def bootstrap(  # noqa: PLR0913 - one keyword per part that can be replace
                 patience=MirrorPatience.of(settings),
                 feeds=[
                     *_feeds_of_consumers(settings, postgres, cosmos),
-                    *(await delete_feeds(postgres, cosmos, known, settings) if settings.mirror_all_versions else ()),
+                    *(await _feeds_of_deletes(settings, known, postgres, cosmos, notices)),
                 ],
+                notices=notices,
             ),
+            cache,
+            notices,
         )
+
+
+async def _feeds_of_deletes(
+    settings: Settings, mappings: Mappings, engine: AsyncEngine, store: CosmosStore, notices: Notices
+) -> list[Feed]:
+    """Return the feeds that show hard deletes, if CROSSFEED_MIRROR_ALL_VERSIONS asks for them."""
+    return await delete_feeds(engine, store, mappings, settings, notices) if settings.mirror_all_versions else []
 
 
 def _feeds_of_consumers(settings: Settings, engine: AsyncEngine, store: CosmosStore) -> list[Feed]:

@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from changefeed.canaries import write_feed_canaries
 from changefeed.consumers import Consumers
 from changefeed.mirror import Mirror
-from changefeed.progress import record_canaries
 from changefeed.reconcile import Reconcile
-from changefeed.retention import CANARY_TTL_S, purge
-from core.cosmos.canaries import write_canaries
+from changefeed.retention import purge
 from core.cosmos.documents import CosmosDocuments
 from core.errors import CrossfeedError
+from core.migration.parity_record import record_parity
 from core.migration.validation import validate as compared
 from core.phases import Phase, PhaseState
 from core.postgres.mirror_parking import MirrorPatience
 from core.settings import DAY
+from functions.sampling import sample_triggers
 from functions.trigger_batches import phase_of
 
 if TYPE_CHECKING:
@@ -42,20 +43,17 @@ Chore = Callable[["Runtime"], Awaitable[None]]
 async def write_all_canaries(runtime: Runtime) -> None:
     """Write the canaries of every mapped container, and record them: they must come out of the triggers.
 
+    In every phase: a trigger tells nothing else of itself, and has to work before the primary may move to its side.
+
     Raises:
         CrossfeedError: a store did not take those of a container; those of the others are written.
 
     """
     async with runtime.application() as application:
-        phase = await phase_of(application)
         failed: list[CrossfeedError] = []
         for container in application.mappings.containers:
-            mapping = application.mappings.in_container(container)[0]
             try:
-                written = await write_canaries(application.store, mapping, phase.epoch, CANARY_TTL_S)
-                await record_canaries(
-                    application.engine, container, [(mark.id, mark.etag) for mark in written.values()]
-                )
+                await write_feed_canaries(application.engine, application.store, application.mappings, container)
             except CrossfeedError as error:
                 log.warning("canary.not_written", container=container, reason=str(error))
                 failed.append(error)
@@ -83,6 +81,7 @@ async def retry_parked(runtime: Runtime) -> None:
             begun = await consumers.begin()
             while await consumers.idle(begun) and time.monotonic() < until:
                 pass
+        await sample_triggers(application.engine)
 
 
 async def reconcile(runtime: Runtime) -> None:
@@ -93,7 +92,8 @@ async def reconcile(runtime: Runtime) -> None:
 
     """
     async with runtime.application() as application:
-        pass_ = Reconcile(application.engine, application.store, application.mappings, application.settings)
+        parts = application.engine, application.store, application.mappings, application.settings
+        pass_ = Reconcile(*parts, notices=application.notices)
         moved = await pass_.step(BUDGET_S)
         log.info("reconcile.stepped", more=moved)
 
@@ -128,7 +128,9 @@ async def validate(runtime: Runtime) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(BUDGET_S):
                 while left:
-                    _report(await compared(*parts, entity=left[0], limit=NAMED))
+                    parity = await compared(*parts, entity=left[0], limit=NAMED)
+                    await record_parity(application.engine, parity)
+                    _report(parity)
                     left.pop(0)
         if left:
             log.warning("validate.unfinished", left=left)

@@ -1,5 +1,6 @@
-"""Serves /livez, /readyz and /metrics of a process on one port, in the process's own event loop.
+"""Serves the status page, /livez, /readyz and /metrics of a process on one port, in the process's own event loop.
 
+/         the status page for people, also /status, and /status.json (functions.page)
 /livez    200 as long as the event loop turns, whatever the stores do: restarting cures nothing else
 /readyz   200 while the data path works, else 503; JSON with everything that is wrong
 /metrics  the figures, in Prometheus' text format
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from core.settings import Settings
+    from functions.page.status_page import StatusPage
     from functions.probing import Judged, Probe
 
 log = structlog.get_logger()
@@ -30,7 +32,9 @@ _GRACE_S: Final = 1
 
 
 @asynccontextmanager
-async def serving(settings: Settings, readiness: Probe[Judged]) -> AsyncIterator[str | None]:
+async def serving(
+    settings: Settings, readiness: Probe[Judged], page: StatusPage | None = None
+) -> AsyncIterator[str | None]:
     """Serve while the context is open, if CROSSFEED_HTTP_PORT is set; yield the address, such as http://127.0.0.1:8080.
 
     Raises:
@@ -43,7 +47,7 @@ async def serving(settings: Settings, readiness: Probe[Judged]) -> AsyncIterator
     try:
         import uvicorn  # noqa: PLC0415 - of the extra `http`
 
-        application = application_of(readiness)
+        application = application_of(readiness, page)
     except ImportError as error:
         msg = f"CROSSFEED_HTTP_PORT needs the extra 'http': pip install 'crossfeed[http]' ({error})"
         raise ConfigurationError(msg) from error
@@ -74,8 +78,8 @@ async def serving(settings: Settings, readiness: Probe[Judged]) -> AsyncIterator
             await server.shutdown([listener])
 
 
-def application_of(readiness: Probe[Judged]) -> Starlette:
-    """Return the ASGI application.
+def application_of(readiness: Probe[Judged], page: StatusPage | None = None) -> Starlette:
+    """Return the ASGI application; the status page is part of it if there is one.
 
     Raises:
         ImportError: the extra `http` is not installed.
@@ -97,7 +101,12 @@ def application_of(readiness: Probe[Judged]) -> Starlette:
     async def metrics(_: Request) -> Response:
         return Response(generate_latest(await readiness.registry()), media_type=CONTENT_TYPE_LATEST)
 
-    return Starlette(routes=[Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", metrics)])
+    routes = [Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", metrics)]
+    if page is not None:
+        from functions.page.routes import routes_of  # noqa: PLC0415 - of the extra `http`
+
+        routes += routes_of(page)
+    return Starlette(routes=routes)
 
 
 def _listener(host: str, port: int) -> socket.socket:

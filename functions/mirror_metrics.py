@@ -4,94 +4,71 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.registry import Collector
+from core.metric_families import Samples
+from core.metrics import add_cache
+from core.postgres.dead_letters import Direction
+from functions.instance_facts import add_instance
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from prometheus_client.metrics_core import Metric
+    from prometheus_client import CollectorRegistry
 
     from changefeed.stats import ProcessorStats
+    from core.cache.stats import CacheStats
+    from functions.instance_facts import InstanceFacts
     from functions.mirror_readiness import FeedFacts, MirrorVerdict, WatchedProcessor
 
 
-def registry_of(processor: WatchedProcessor, verdict: MirrorVerdict) -> CollectorRegistry:
-    """Return a registry with the figures of this moment."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Figures(processor, verdict))
-    return registry
+def registry_of(
+    processor: WatchedProcessor, verdict: MirrorVerdict, instance: InstanceFacts | None, cache: CacheStats | None
+) -> CollectorRegistry:
+    """Return a registry with the figures of this moment; what Postgres did not say is not in it."""
+    samples = Samples()
+    samples.add("crossfeed_ready", not verdict.problems)
+    _add_stats(samples, processor.stats)
+    _add_appliers(samples, processor)
+    _add_health(samples, processor)
+    if verdict.facts is not None:
+        _add_facts(samples, verdict.facts)
+    if instance is not None:
+        add_instance(samples, instance)
+    if cache is not None:
+        add_cache(samples, cache)
+    return samples.registry()
 
 
-class _Figures(Collector):
-    def __init__(self, processor: WatchedProcessor, verdict: MirrorVerdict) -> None:
-        self._processor = processor
-        self._verdict = verdict
-
-    def collect(self) -> Iterator[Metric]:
-        yield GaugeMetricFamily("crossfeed_ready", "1 while changes are applied, else 0.", not self._verdict.problems)
-        yield from _of_stats(self._processor.stats)
-        yield self._of_appliers()
-        yield from self._of_health()
-        if self._verdict.facts is not None:
-            yield from _of_facts(self._verdict.facts)
-
-    def _of_appliers(self) -> Metric:
-        done = CounterMetricFamily(
-            "crossfeed_feed_outcomes", "What was done with what the feeds showed.", labels=["applier", "outcome"]
-        )
-        for name, applier in self._processor.appliers.items():
-            for outcome, count in applier.counts().items():
-                done.add_metric([name.partition("/")[0], outcome], count)
-        return done
-
-    def _of_health(self) -> Iterator[Metric]:
-        health = self._processor.health()
-        yield GaugeMetricFamily(
-            "crossfeed_feed_ranges_held", "Feed ranges that this processor holds.", len(health.ranges)
-        )
-        yield GaugeMetricFamily(
-            "crossfeed_feed_lease_left_seconds",
-            "Until this processor stops applying unless renewed.",
-            max(health.lease_left_s, 0.0),
-        )
-        names = ["feed", "range"]
-        lag = GaugeMetricFamily("crossfeed_feed_lag_seconds", "Age of the oldest change not applied.", labels=names)
-        behind = GaugeMetricFamily("crossfeed_feed_behind", "About how many changes wait.", labels=names)
-        progress = GaugeMetricFamily(
-            "crossfeed_feed_progress_age_seconds", "Since a page was applied or the end was seen.", labels=names
-        )
-        for item in health.ranges:
-            of = [item.feed, item.feed_range]
-            lag.add_metric(of, item.lag_s)
-            behind.add_metric(of, item.behind)
-            progress.add_metric(of, item.progress_age_s)
-        yield from (lag, behind, progress)
-
-
-def _of_stats(stats: ProcessorStats) -> Iterator[Metric]:
-    yield CounterMetricFamily("crossfeed_feed_documents", "Documents that were applied.", value=stats.documents)
-    yield CounterMetricFamily("crossfeed_feed_pages", "Pages that were applied.", value=stats.pages)
-    yield CounterMetricFamily("crossfeed_feed_splits", "Feed ranges that were split.", value=stats.splits)
-    retries = CounterMetricFamily("crossfeed_feed_retries", "Attempts that failed, by error.", labels=["error"])
+def _add_stats(samples: Samples, stats: ProcessorStats) -> None:
+    samples.add("crossfeed_feed_documents_total", stats.documents)
+    samples.add("crossfeed_feed_pages_total", stats.pages)
+    samples.add("crossfeed_feed_splits_total", stats.splits)
+    samples.add("crossfeed_feed_request_units_total", stats.request_units)
     for error, count in sorted(stats.retries.items()):
-        retries.add_metric([error], count)
-    yield retries
+        samples.add("crossfeed_feed_retries_total", count, error=error)
 
 
-def _of_facts(facts: FeedFacts) -> Iterator[Metric]:
-    yield GaugeMetricFamily("crossfeed_feed_ranges", "Feed ranges of all feeds.", facts.ranges)
-    yield GaugeMetricFamily("crossfeed_feed_ranges_unowned", "Feed ranges that no live processor holds.", facts.unowned)
-    yield GaugeMetricFamily(
-        "crossfeed_mirror_parked", "Documents that wait for another attempt.", facts.parked.documents
-    )
-    yield GaugeMetricFamily(
-        "crossfeed_mirror_parked_oldest_seconds", "For how long the oldest has waited.", facts.parked.oldest_s or 0.0
-    )
-    yield GaugeMetricFamily(
-        "crossfeed_mirror_parked_overdue_seconds",
-        "For how long a parked document's turn has been due.",
-        facts.parked.overdue_s or 0.0,
-    )
-    yield GaugeMetricFamily("crossfeed_dead_letters", "What was given up on its way to Postgres.", facts.dead_letters)
+def _add_appliers(samples: Samples, processor: WatchedProcessor) -> None:
+    for name, applier in processor.appliers.items():
+        for outcome, count in applier.counts().items():
+            samples.add("crossfeed_feed_outcomes_total", count, applier=name.partition("/")[0], outcome=outcome)
+
+
+def _add_health(samples: Samples, processor: WatchedProcessor) -> None:
+    health = processor.health()
+    samples.add("crossfeed_feed_ranges_held", len(health.ranges))
+    samples.add("crossfeed_feed_lease_left_seconds", max(health.lease_left_s, 0.0))
+    for item in health.ranges:
+        of = {"feed": item.feed, "range": item.feed_range}
+        samples.add("crossfeed_feed_lag_seconds", item.lag_s, **of)
+        samples.add("crossfeed_feed_behind", item.behind, **of)
+        samples.add("crossfeed_feed_progress_age_seconds", item.progress_age_s, **of)
+    # Who stands by knows of no lag.
+    if health.ranges:
+        lag_s = max(item.lag_s for item in health.ranges)
+        samples.add("crossfeed_lag_seconds", lag_s, direction=Direction.TO_POSTGRES.value)
+
+
+def _add_facts(samples: Samples, facts: FeedFacts) -> None:
+    samples.add("crossfeed_feed_ranges", facts.ranges)
+    samples.add("crossfeed_feed_ranges_unowned", facts.unowned)
+    samples.add("crossfeed_mirror_parked", facts.parked.documents)
+    samples.add("crossfeed_mirror_parked_oldest_seconds", facts.parked.oldest_s or 0.0)
+    samples.add("crossfeed_mirror_parked_overdue_seconds", facts.parked.overdue_s or 0.0)

@@ -8,12 +8,16 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from core.postgres.canaries import canary_problems
+from core.postgres.dead_letters import Direction
 from core.postgres.failures import translated
 from core.postgres.mirror_parking import parked_in_mirror
+from functions.instance_facts import facts_of_instance
 from functions.phase_facts import read_problems
-from functions.probing import Probe, answer
+from functions.probing import Fresh, Probe, answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from changefeed.ports import Applier
     from changefeed.processor import ProcessorHealth
     from changefeed.stats import ProcessorStats
+    from core.cache.stats import CacheStats
     from core.cosmos.client import CosmosStore
     from core.postgres.mirror_parking import ParkedInMirror
     from core.settings import Settings
@@ -34,8 +39,6 @@ _RANGES = """
         WHERE p.processor = r.owner AND crossfeed.is_alive(p.expires_at, p.lease_s)))
     FROM crossfeed.feed_range r
 """
-
-_LETTERS = "SELECT count(*) FROM crossfeed.dead_letter WHERE direction = 'to_postgres'"
 
 
 class WatchedProcessor(Protocol):
@@ -57,14 +60,13 @@ class WatchedProcessor(Protocol):
 class FeedFacts:
     """What Postgres says of all processors together; `unowned` of the ranges are held by none that is alive.
 
-    `switch` is what a switch that is under way, or has crashed, keeps from working.
+    `wrong` is what a switch that is under way, or has crashed, keeps from working, and canaries that are late.
     """
 
     ranges: int
     unowned: int
     parked: ParkedInMirror
-    dead_letters: int
-    switch: tuple[str, ...] = ()
+    wrong: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,28 +86,34 @@ class MirrorReadiness(Probe[MirrorVerdict]):
         store: where it reads.
         processor: the processor.
         clock: monotonic seconds.
+        cache: what is known of the cache that it tells of changes, for the metrics.
 
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it is wired from
         self,
         settings: Settings,
         engine: AsyncEngine,
         store: CosmosStore,
         processor: WatchedProcessor,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        cache: CacheStats | None = None,
     ) -> None:
         super().__init__(clock)
         self.processor = processor
         self._max_lag_s = settings.mirror_max_lag_s
+        self._every_s = settings.canary_every_s
         self._engine = engine
         self._store = store
+        self._cache = cache
+        self._instance = Fresh(partial(facts_of_instance, engine), clock)
 
     async def registry(self) -> CollectorRegistry:
         """See Probe."""
         from functions.mirror_metrics import registry_of  # noqa: PLC0415 - of the extra `http`
 
-        return registry_of(self.processor, await self.verdict())
+        return registry_of(self.processor, await self.verdict(), await self._instance(), self._cache)
 
     async def _ask(self) -> MirrorVerdict:
         problems: list[str] = []
@@ -120,8 +128,8 @@ class MirrorReadiness(Probe[MirrorVerdict]):
                 await connection.execution_options(isolation_level="AUTOCOMMIT")
                 ranges, unowned = tuple((await connection.exec_driver_sql(_RANGES)).one())
                 parked = await parked_in_mirror(connection)
-                letters = (await connection.exec_driver_sql(_LETTERS)).scalar_one()
-                return FeedFacts(ranges, unowned, parked, letters, tuple(await read_problems(connection)))
+                late = await canary_problems(connection, Direction.TO_POSTGRES, self._max_lag_s, self._every_s)
+                return FeedFacts(ranges, unowned, parked, (*await read_problems(connection), *late))
 
     def _of_processor(self) -> list[str]:
         health = self.processor.health()
@@ -147,9 +155,9 @@ class MirrorReadiness(Probe[MirrorVerdict]):
         if facts is None:
             return []
         if facts.ranges == 0:
-            return [*facts.switch, "there are no feed ranges: none could be listed so far"]
+            return [*facts.wrong, "there are no feed ranges: none could be listed so far"]
         overdue_s = facts.parked.overdue_s or 0.0
         if overdue_s > self._max_lag_s:
             tried = f"{facts.parked.documents} documents are parked, and nobody has tried for {overdue_s:.0f} s"
-            return [*facts.switch, tried]
-        return [*facts.switch]
+            return [*facts.wrong, tried]
+        return [*facts.wrong]

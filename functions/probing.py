@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 from core.errors import CrossfeedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from prometheus_client import CollectorRegistry
 
@@ -35,6 +35,33 @@ class Judged(Protocol):
 V_co = TypeVar("V_co", bound=Judged, covariant=True)
 
 
+class Fresh(Generic[T]):
+    """One question at a time, whose answer is given again while it is fresh.
+
+    Args:
+        ask: the question.
+        clock: monotonic seconds.
+
+    """
+
+    def __init__(self, ask: Callable[[], Awaitable[T]], clock: Callable[[], float]) -> None:
+        self._ask = ask
+        self._clock = clock
+        self._answer: tuple[float, T] | None = None
+        self._asking = asyncio.Lock()
+
+    async def __call__(self) -> T:
+        """Return an answer that is FRESH_S old at most; raises what the question raises."""
+        async with self._asking:
+            if self._answer is None or self._clock() - self._answer[0] > FRESH_S:
+                self._answer = self._clock(), await self._ask()
+            return self._answer[1]
+
+    def forget(self) -> None:
+        """Ask again the next time."""
+        self._answer = None
+
+
 class Probe(ABC, Generic[V_co]):
     """The readiness and the figures of one process.
 
@@ -44,16 +71,11 @@ class Probe(ABC, Generic[V_co]):
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._verdict: tuple[float, V_co] | None = None
-        self._asking = asyncio.Lock()
+        self._verdict = Fresh(self._ask, clock)
 
     async def verdict(self) -> V_co:
         """Ask process and stores, unless that was done just now. Takes TIMEOUT_S at most; raises nothing."""
-        async with self._asking:
-            if self._verdict is None or self._clock() - self._verdict[0] > FRESH_S:
-                self._verdict = self._clock(), await self._ask()
-            return self._verdict[1]
+        return await self._verdict()
 
     @abstractmethod
     async def _ask(self) -> V_co:

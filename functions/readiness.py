@@ -1,4 +1,4 @@
-"""Judges whether a relay's data path works: leases, both stores, triggers, switches, and what is the oldest message.
+"""Judges whether a relay's data path works: leases, both stores, triggers, switches, canaries, the oldest message.
 
 A process that runs is not enough: a queue that nobody empties under a green health check is what users of similar
 systems suffer from most.
@@ -9,13 +9,17 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from core.cosmos.breaker import BreakerState
 from core.postgres.armed import trigger_problems
+from core.postgres.canaries import canary_problems
+from core.postgres.dead_letters import Direction
 from core.postgres.failures import translated
+from functions.instance_facts import facts_of_instance
 from functions.phase_facts import read_problems
-from functions.probing import Probe, answer
+from functions.probing import Fresh, Probe, answer
 from outbox.status import read_status
 
 if TYPE_CHECKING:
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from core.cache.stats import CacheStats
     from core.cosmos.client import CosmosStore
     from core.cosmos.lanes import WriterState
     from core.settings import Settings
@@ -63,33 +68,39 @@ class Readiness(Probe[Verdict]):
     """The readiness of one relay.
 
     Args:
-        settings: `relay_max_lag_s`.
+        settings: `relay_max_lag_s`, `canary_every_s`.
         engine: the database whose log it reads.
         store: where it writes.
         relay: the relay.
         clock: monotonic seconds.
+        cache: what is known of the cache that it tells of changes, for the metrics.
 
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it is wired from
         self,
         settings: Settings,
         engine: AsyncEngine,
         store: CosmosStore,
         relay: WatchedRelay,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        cache: CacheStats | None = None,
     ) -> None:
         super().__init__(clock)
         self.relay = relay
         self._max_lag_s = settings.relay_max_lag_s
+        self._every_s = settings.canary_every_s
         self._engine = engine
         self._store = store
+        self._cache = cache
+        self._instance = Fresh(partial(facts_of_instance, engine), clock)
 
     async def registry(self) -> CollectorRegistry:
         """See Probe."""
         from functions.metrics import registry_of  # noqa: PLC0415 - of the extra `http`
 
-        return registry_of(self.relay, await self.verdict())
+        return registry_of(self.relay, await self.verdict(), await self._instance(), self._cache)
 
     async def _ask(self) -> Verdict:
         problems: list[str] = []
@@ -107,6 +118,8 @@ class Readiness(Probe[Verdict]):
             async with self._engine.connect() as connection:
                 await connection.execution_options(isolation_level="AUTOCOMMIT")
                 wrong = [*await read_problems(connection), *await trigger_problems(connection)]
+                if self.relay.health().waits_for is None:
+                    wrong += await canary_problems(connection, Direction.TO_COSMOS, self._max_lag_s, self._every_s)
                 return await read_status(connection), wrong
 
     def _of_relay(self) -> list[str]:
@@ -129,10 +142,16 @@ class Readiness(Probe[Verdict]):
         return problems
 
     def _of_outbox(self, outbox: OutboxStatus | None) -> list[str]:
-        """Judge the age of what waits; what nobody may send in this phase does not count."""
-        health = self.relay.health()
-        known = [health.oldest_unsent_s, None if outbox is None else outbox.backlog.oldest_s]
-        oldest_s = max((age for age in known if age is not None), default=0.0)
-        if health.waits_for is not None or oldest_s <= self._max_lag_s:
+        oldest_s = oldest_waiting_s(self.relay, outbox)
+        if oldest_s <= self._max_lag_s:
             return []
         return [f"the oldest unsent message is {oldest_s:.0f} s old, more than {self._max_lag_s:.0f}"]
+
+
+def oldest_waiting_s(relay: WatchedRelay, outbox: OutboxStatus | None) -> float:
+    """Return the age in seconds of the oldest message that waits; what nobody may send in this phase does not count."""
+    health = relay.health()
+    if health.waits_for is not None:
+        return 0.0
+    known = [health.oldest_unsent_s, None if outbox is None else outbox.backlog.oldest_s]
+    return max((age for age in known if age is not None), default=0.0)

@@ -154,7 +154,7 @@ async def _apply(
         documents=len(items),
         newest_ts=max((int(document.get("_ts", 0)) for document in documents), default=0),
         # The feed of deletes has canaries, too, and they say nothing about the other.
-        canaries=runtime.dates.observe(documents) if trigger.feeds is Feeds.MIRROR else {},
+        canaries=runtime.dates.observe(documents) if trigger.feeds is Feeds.MIRROR else (),
     )
     await _Batch(runtime, application, trigger, delivery).apply(documents, items if has_deletes else ())
 
@@ -185,7 +185,8 @@ class _Batch:
         reader = CosmosDocuments(application.store, mappings)
         fresh = FreshDocuments(reader, _by_identity(mappings, container, [*documents, *shown]))
         patience = MirrorPatience.of(application.settings)
-        mirror = Mirror(engine, fresh, mappings, patience, pace=self.runtime.parked)
+        notices = application.notices
+        mirror = Mirror(engine, fresh, mappings, patience, pace=self.runtime.parked, notices=notices)
         if all_versions:
             # A crash in between brings both again.
             await mirror.apply(container, documents, phase)
@@ -197,7 +198,8 @@ class _Batch:
         """Apply hard deletes; where an extension that is too old for the mode shows documents, there are none."""
         application = self.application
         documents = CosmosDocuments(application.store, application.mappings)
-        deletes = ObservedDeletes(application.engine, documents, application.mappings)
+        notices = application.notices
+        deletes = ObservedDeletes(application.engine, documents, application.mappings, notices=notices)
         await deletes.apply(self.trigger.container, all_versions, phase, self.delivery.acknowledge)
 
     async def _consume(self, shown: Sequence[Document]) -> None:

@@ -42,7 +42,9 @@ EVENT_FUNCTIONS = (
         INSERT INTO crossfeed.outbox (slot, entity, partition_key, id, epoch, version, deleted, traceparent, event_id,
             event)
         SELECT crossfeed.event_slot_of(of_entity, of_key, of_id), of_entity, of_key, of_id, p.epoch, reached,
-            row_version IS NULL, nullif(current_setting('crossfeed.traceparent', true), ''), e.event_id, e.event
+            row_version IS NULL,
+            coalesce(e.event ->> 'traceparent', nullif(current_setting('crossfeed.traceparent', true), '')),
+            e.event_id, e.event
         FROM crossfeed.phase p, unnest(event_ids, events) WITH ORDINALITY AS e(event_id, event, place)
         ORDER BY e.place;
     END $$

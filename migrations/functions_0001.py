@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # -- A trigger is not told which lease its batch is of, so a failure is known by its batch: another lease of the same
-# -- trigger that works must not hide it. Canaries are one per feed range, known by their id.
+# -- trigger that works must not hide it.
 FUNCTION_TABLES = (
     """
     CREATE TABLE crossfeed.trigger_progress (
@@ -24,17 +24,6 @@ FUNCTION_TABLES = (
         since    timestamptz NOT NULL DEFAULT clock_timestamp(),
         at       timestamptz NOT NULL DEFAULT clock_timestamp(),
         PRIMARY KEY (function, batch)
-    )
-    """,
-    """
-    CREATE TABLE crossfeed.canary (
-        container    text NOT NULL,
-        id           text NOT NULL,
-        written_etag text,
-        seen_etag    text,
-        unseen_since timestamptz,
-        at           timestamptz NOT NULL DEFAULT clock_timestamp(),
-        PRIMARY KEY (container, id)
     )
     """,
 )

@@ -20,6 +20,7 @@ SLOT_FUNCTIONS = (
         SELECT coalesce(max(token), -1) AS token, max(system_identifier) AS system_identifier, max(timeline) AS timeline
             INTO last FROM crossfeed.slot;
         DELETE FROM crossfeed.slot;
+        DELETE FROM crossfeed.canary WHERE direction = 'to_cosmos';
         INSERT INTO crossfeed.slot (slot, carries, seen, token, system_identifier, timeline)
             SELECT slot, CASE WHEN slot < slots THEN 'states' ELSE 'events' END, pg_current_snapshot(), last.token + 1,
                 last.system_identifier, last.timeline
@@ -27,7 +28,8 @@ SLOT_FUNCTIONS = (
     END $$
     """,
     # -- What each slot has not sent: exact up to `bound` messages of the slots that stand at one cursor, at least that
-    # -- many above. Costs what it counts. Slots that have sent everything are left out.
+    # -- many above. Costs what it counts. Slots that have sent everything are left out, and
+    # -- canaries (core.postgres.canaries), for which nobody waits.
     """
     CREATE FUNCTION crossfeed.unsent(bound integer)
     RETURNS TABLE (slot smallint, carries text, messages bigint, oldest timestamptz)
@@ -43,7 +45,8 @@ SLOT_FUNCTIONS = (
         LOOP
             base := coalesce(at_one.target, at_one.seen);
             arm := format('SELECT slot, seq, at FROM crossfeed.outbox
-                WHERE event_id IS %s AND slot = ANY (%L::smallint[]) AND NOT pg_visible_in_snapshot(xid, %L)',
+                WHERE event_id IS %s AND slot = ANY (%L::smallint[]) AND NOT pg_visible_in_snapshot(xid, %L)
+                    AND entity <> ''crossfeed:canary''',
                 CASE at_one.carries WHEN 'events' THEN 'NOT NULL' ELSE 'NULL' END, at_one.slots, at_one.seen);
             RETURN QUERY EXECUTE format('
                 SELECT slot, %7$L, count(*), min(at) FROM (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,6 +15,7 @@ from core.postgres.leases import LeaseLostError
 from outbox.cursor import Carries, SlotGroup
 from outbox.parked_events import EventFailure, due_events, park_events, parked_aggregates, settle_events
 from outbox.parking import ParkingPolicy, hold
+from outbox.traced import record_events
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -163,7 +165,9 @@ class Events:
         if not events:
             return EventReport()
         check()
+        began = time.time_ns()
         outcomes = await self.target.write(events, check=check)
+        record_events(events, outcomes, began)
         failures, held, arrived = [], [], []
         for event, outcome in zip(events, outcomes, strict=True):
             match outcome:

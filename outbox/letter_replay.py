@@ -27,10 +27,10 @@ _REPLAY = f"""
             AND (l.kind = 'refused' OR (l.kind = 'event' AND l.seq IS NOT NULL))
         RETURNING l.*
     ), states AS (
-        INSERT INTO crossfeed.parked AS p (slot, entity, partition_key, id, reason, attempts, first_at, last_at,
-            retry_at)
-        SELECT crossfeed.slot_of(entity, partition_key, id), entity, partition_key, id, reason, attempts, first_at,
-            last_at, clock_timestamp()
+        INSERT INTO crossfeed.parked AS p (slot, entity, partition_key, id, traceparent, reason, attempts, first_at,
+            last_at, retry_at)
+        SELECT crossfeed.slot_of(entity, partition_key, id), entity, partition_key, id, traceparent, reason, attempts,
+            first_at, last_at, clock_timestamp()
         FROM back WHERE kind = 'refused'
         ON CONFLICT (entity, {KEY_DIGEST}) WHERE event_id IS NULL DO UPDATE SET retry_at = excluded.retry_at,
             attempts = greatest(p.attempts, excluded.attempts), first_at = least(p.first_at, excluded.first_at)

@@ -102,16 +102,8 @@ class Lineage:
         """
         async with self._writing:
             await self._write()  # whatever Postgres is now, this is what it was
+        markers, control, facts = await judged(connection, self._store, self._container)
         with translated("reading the lineage"):
-            instance = (await read_facts(connection)).instance
-        markers = Markers(self._store, self._container, instance)
-        control = await markers.read()
-        with translated("reading the lineage"):
-            facts = await read_facts(connection)
-            judge_charter(control.charter, facts)
-            await judge_server(connection, control.charter, facts)
-            await judge_cursors(connection)
-            await judge_marks(connection, sent_rows(control, facts.history))
             await connection.exec_driver_sql(
                 _REMEMBER, {"system": facts.system, "timeline": facts.timeline, "slots": list(slots)}
             )
@@ -172,6 +164,32 @@ class Lineage:
             is_needed = marker in valid and any(marks.token >= newest[slot] for slot, marks in marker.slots.items())
             if marker.relay != self._relay and not is_needed:
                 await markers.remove(marker)
+
+
+async def judged(connection: AsyncConnection, store: CosmosStore, container: str) -> tuple[Markers, Control, Facts]:
+    """Look whether what was sent of the log is still in it, and change nothing; return what was looked at.
+
+    Args:
+        connection: READ COMMITTED or autocommit.
+        store: the Cosmos DB database.
+        container: the name of the control container.
+
+    Raises:
+        HistoryLostError: it is not.
+        TransientError: a store did not answer.
+
+    """
+    with translated("reading the lineage"):
+        instance = (await read_facts(connection)).instance
+    markers = Markers(store, container, instance)
+    control = await markers.read()
+    with translated("reading the lineage"):
+        facts = await read_facts(connection)
+        judge_charter(control.charter, facts)
+        await judge_server(connection, control.charter, facts)
+        await judge_cursors(connection)
+        await judge_marks(connection, sent_rows(control, facts.history))
+    return markers, control, facts
 
 
 async def _moved_on(markers: Markers, control: Control, facts: Facts) -> Charter:

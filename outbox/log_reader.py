@@ -17,7 +17,9 @@ from core.cosmos.markers import Mark
 from core.errors import StoreUnavailableError
 from core.identity import Identity
 from core.phases import Phase, PhaseRow, PhaseState
+from core.postgres.canaries import CANARY
 from core.postgres.engine import fetch
+from outbox.canaries import Canary, parted
 from outbox.cursor import SERVER, Carries, Cursor, ServerChangedError, SlotGroup
 from outbox.snapshot import Snapshot
 
@@ -26,11 +28,15 @@ if TYPE_CHECKING:
 
 
 class Message(NamedTuple):
-    """A reference to a changed document. `age_s` is how long ago it was written when it was read, in seconds."""
+    """A reference to a changed document. `age_s` is how long ago it was written when it was read, in seconds.
+
+    `traceparent` names the trace of its writer, whatever that said.
+    """
 
     seq: int
     identity: Identity
     age_s: float
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +44,10 @@ class Batch:
     """One page of the log, and everything else that the same statement saw.
 
     `messages` (of slots that carry states) or `events` are in sequence order; messages are empty where the phase does
-    not send (`left` says whether there are any). `newest` names the row with the highest number among what is in them.
+    not send (`left` says whether there are any) and nobody else wants to know what changed. `newest` names the row with
+    the highest number among what is sent.
     `next` is the cursor once they are delivered. `has_parked`: something is parked,
-    `has_letters`: or dead.
+    `has_letters`: or dead. `canaries` are no messages.
     """
 
     group: SlotGroup
@@ -53,10 +60,11 @@ class Batch:
     left: bool
     has_parked: bool
     has_letters: bool
+    canaries: tuple[Canary, ...] = ()
 
 
 _READ = {
-    Carries.STATES: ("seq", "entity", "partition_key", "id"),
+    Carries.STATES: ("seq", "entity", "partition_key", "id", "traceparent"),
     Carries.EVENTS: ("seq", "entity", "partition_key", "id", "event_id", "event", "traceparent"),
 }
 
@@ -69,7 +77,8 @@ _STATE = f"""
         EXISTS (SELECT FROM crossfeed.parked),
         EXISTS (SELECT FROM crossfeed.dead_letter WHERE direction = 'to_cosmos'),
         n.xid::text, to_json(n.at) #>> '{{}}'
-    FROM crossfeed.phase p LEFT JOIN (SELECT xid, at FROM m ORDER BY seq DESC LIMIT 1) AS n ON true
+    FROM crossfeed.phase p
+    LEFT JOIN (SELECT xid, at FROM m WHERE entity <> '{CANARY}' ORDER BY seq DESC LIMIT 1) AS n ON true
 """
 
 
@@ -136,13 +145,16 @@ def sends(phase: PhaseRow) -> bool:
     return phase.phase is Phase.DUAL_WRITE_POSTGRES_READ
 
 
-async def read_batch(connection: AsyncConnection, group: SlotGroup, page_size: int) -> Batch:
+async def read_batch(
+    connection: AsyncConnection, group: SlotGroup, page_size: int, *, is_watched: bool = False
+) -> Batch:
     """Read the next page of a group's slots.
 
     Args:
         connection: in autocommit: every statement needs a snapshot of its own.
         group: where its slots stand.
         page_size: how many messages at most.
+        is_watched: whether somebody wants to know what changed in the phase `postgres_only`, too.
 
     Raises:
         StoreUnavailableError: this is a standby, whose snapshots are not the primary's.
@@ -152,23 +164,26 @@ async def read_batch(connection: AsyncConnection, group: SlotGroup, page_size: i
     """
     cursor = group.cursor
     if cursor.target is None:
-        seen = await _see(connection, delta(group.carries), delta_parameters(group, page_size), group)
-        if len(seen.rows) < page_size or not seen.flows:
+        seen = await _see(connection, delta(group.carries), delta_parameters(group, page_size), group, is_watched)
+        if len(seen.rows) < page_size or not seen.is_read:
             return seen.batch(Cursor(seen.snapshot), more=False)
         [(first,)] = await fetch(connection, FIRST, delta_parameters(group, 0))
         cursor = Cursor(cursor.seen, seen.snapshot, first - 1)
-    return await _read_page(connection, group, cursor, page_size)
+    return await _read_page(connection, group, cursor, page_size, is_watched)
 
 
-async def _read_page(connection: AsyncConnection, group: SlotGroup, cursor: Cursor, page_size: int) -> Batch:
+async def _read_page(
+    connection: AsyncConnection, group: SlotGroup, cursor: Cursor, page_size: int, is_watched: bool
+) -> Batch:
     """Read on in a delta whose target is fixed, window by window until there are messages or it is exhausted."""
     [(last,)] = await fetch(connection, _LAST, {})
     position = cursor.position
     while True:
         until = position + WINDOW_PAGES * page_size
         from_here = Cursor(cursor.seen, cursor.target, position)
-        seen = await _see(connection, page(group.carries), page_parameters(group, from_here, until, page_size), group)
-        if not seen.flows:
+        window = page_parameters(group, from_here, until, page_size)
+        seen = await _see(connection, page(group.carries), window, group, is_watched)
+        if not seen.is_read:
             return seen.batch(Cursor(seen.snapshot), more=False)
         if len(seen.rows) == page_size:
             return seen.batch(Cursor(cursor.seen, cursor.target, seen.rows[-1][0]), more=True)
@@ -190,18 +205,27 @@ class _Seen:
     has_letters: bool
     newest: tuple[str | None, str | None]
     rows: list[tuple[Any, ...]]
+    is_watched: bool
 
     @property
     def flows(self) -> bool:
         """Whether what was read is sent on: events in every phase."""
         return self.group.carries is Carries.EVENTS or sends(self.phase)
 
+    @property
+    def is_read(self) -> bool:
+        """Whether somebody wants to know what was read."""
+        return self.flows or (self.is_watched and self.phase.phase is Phase.POSTGRES_ONLY)
+
     def batch(self, following: Cursor, *, more: bool) -> Batch:
-        rows = self.rows if self.flows else []
+        others, canaries = parted(self.rows)
+        rows = others if self.is_read else []
         messages: tuple[Message, ...] = ()
         events: tuple[EventMessage, ...] = ()
         if self.group.carries is Carries.STATES:
-            messages = tuple([Message(seq, Identity(entity, key, id_), age_s) for seq, entity, key, id_, age_s in rows])
+            messages = tuple(
+                [Message(seq, Identity(entity, key, id_), age_s, of) for seq, entity, key, id_, of, age_s in rows]
+            )
         else:
             # A slot may have come to carry states, if the log was cut anew and this relay has not heard of it yet.
             events = tuple(
@@ -210,7 +234,8 @@ class _Seen:
                 if event_id is not None
             )
         xid, at = self.newest
-        newest = Mark(rows[-1][0], int(xid), at) if rows and xid is not None and at is not None else None
+        sent = rows if self.flows else []
+        newest = Mark(sent[-1][0], int(xid), at) if sent and xid is not None and at is not None else None
         return Batch(
             self.group,
             self.phase,
@@ -219,9 +244,10 @@ class _Seen:
             newest,
             following,
             more=more,
-            left=bool(self.rows),
+            left=bool(others),
             has_parked=self.has_parked,
             has_letters=self.has_letters,
+            canaries=canaries if self.flows else (),
         )
 
 
@@ -248,7 +274,9 @@ def page_parameters(group: SlotGroup, cursor: Cursor, until: int, limit: int) ->
     }
 
 
-async def _see(connection: AsyncConnection, sql: str, parameters: dict[str, Any], group: SlotGroup) -> _Seen:
+async def _see(
+    connection: AsyncConnection, sql: str, parameters: dict[str, Any], group: SlotGroup, is_watched: bool
+) -> _Seen:
     rows = await fetch(connection, sql, parameters)
     [state] = [row[:_STATE_COLUMNS] for row in rows if row[0] is not None]
     phase, epoch, name, snapshot, is_standby, server, has_parked, has_dead, *newest = state
@@ -267,4 +295,5 @@ async def _see(connection: AsyncConnection, sql: str, parameters: dict[str, Any]
         has_parked or has_dead,
         (newest[0], newest[1]),
         sorted([row[_STATE_COLUMNS:] for row in rows if row[0] is None], key=itemgetter(0)),
+        is_watched,
     )

@@ -116,7 +116,9 @@ class Pages:
 
     async def _read(self, connection: AsyncConnection, cursor: Cursor) -> Batch:
         self._wiring.stats.passes += 1
-        return await read_batch(connection, replace(self._group, cursor=cursor), self._wiring.settings.relay_page_size)
+        wiring = self._wiring
+        page_size, is_watched = wiring.settings.relay_page_size, wiring.is_watched
+        return await read_batch(connection, replace(self._group, cursor=cursor), page_size, is_watched=is_watched)
 
     async def _load(self, batch: Batch, read_at: float, parkings: int) -> Page:
         with translated("loading a page"):

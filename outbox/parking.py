@@ -59,13 +59,14 @@ class Failure:
     """Why a document did not arrive.
 
     `counts`: it is its own fault; what is the infrastructure's never uses up an attempt. `retry_after_s` is the least
-    wait that the store asked for, in seconds.
+    wait that the store asked for, in seconds. `traceparent` names the trace of its newest write, if that had one.
     """
 
     identity: Identity
     reason: str
     counts: bool
     retry_after_s: float = 0.0
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,7 @@ class DueState:
     identity: Identity
     number: int
     seen: int
+    traceparent: str | None
 
 
 # Sorted, so that two transactions of one relay cannot wait for each other. The timeout is what lets others take these
@@ -93,14 +95,15 @@ AGAIN = BACKOFF.format(attempts="(p.attempts + excluded.attempts)", age="clock_t
 """The same for what was parked before."""
 
 _PARK = f"""
-    INSERT INTO crossfeed.parked AS p (slot, entity, partition_key, id, reason, attempts, retry_at)
-    SELECT crossfeed.slot_of(f.entity, f.partition_key, f.id), f.entity, f.partition_key, f.id, f.reason, f.counts::int,
-        clock_timestamp() + greatest(make_interval(secs => least(f.retry_after_s, %(longest_s)s)),
+    INSERT INTO crossfeed.parked AS p (slot, entity, partition_key, id, traceparent, reason, attempts, retry_at)
+    SELECT crossfeed.slot_of(f.entity, f.partition_key, f.id), f.entity, f.partition_key, f.id, f.traceparent, f.reason,
+        f.counts::int, clock_timestamp() + greatest(make_interval(secs => least(f.retry_after_s, %(longest_s)s)),
             {BACKOFF.format(attempts=1, age="interval '0'")})
     FROM unnest(%(entities)s::text[], %(keys)s::text[], %(ids)s::text[], %(reasons)s::text[], %(counts)s::boolean[],
-        %(retry_after_s)s::float8[]) AS f(entity, partition_key, id, reason, counts, retry_after_s)
+        %(retry_after_s)s::float8[], %(traceparents)s::text[])
+        AS f(entity, partition_key, id, reason, counts, retry_after_s, traceparent)
     ON CONFLICT (entity, {KEY_DIGEST}) WHERE event_id IS NULL DO UPDATE SET reason = excluded.reason,
-        attempts = p.attempts + excluded.attempts, last_at = clock_timestamp(),
+        traceparent = excluded.traceparent, attempts = p.attempts + excluded.attempts, last_at = clock_timestamp(),
         retry_at = greatest(excluded.retry_at, clock_timestamp() + {AGAIN})
     RETURNING p.number, p.attempts, p.entity, p.partition_key, p.id
 """
@@ -126,7 +129,8 @@ _SETTLE = """
 """
 
 DUE_STATES = f"""
-    SELECT p.entity, p.partition_key, p.id, p.number, p.xmin::text::bigint FROM crossfeed.parked p
+    SELECT p.entity, p.partition_key, p.id, p.number, p.xmin::text::bigint, p.traceparent
+    FROM crossfeed.parked p
     WHERE p.slot = ANY(%(slots)s::smallint[]) AND p.event_id IS NULL AND {DUE}
     ORDER BY p.retry_at LIMIT %(limit)s
 """
@@ -188,6 +192,7 @@ async def park_states(
             "reasons": [storable(failure.reason) for failure in once],
             "counts": [failure.counts for failure in once],
             "retry_after_s": [failure.retry_after_s for failure in once],
+            "traceparents": [failure.traceparent for failure in once],
             "first_s": policy.first_s,
             "longest_s": policy.longest_s,
         },
@@ -218,7 +223,7 @@ async def due_states(
     """Return parked documents of slots that are to be tried again now, the longest due first."""
     parameters = {"slots": list(slots), "limit": limit, "longest_s": policy.longest_s}
     result = await connection.exec_driver_sql(DUE_STATES, parameters)
-    return [DueState(Identity(*names), number, seen) for *names, number, seen in map(tuple, result)]
+    return [DueState(Identity(*row[:3]), *row[3:]) for row in map(tuple, result)]
 
 
 async def resolve_states(

@@ -75,7 +75,9 @@ class Place:
         else:
             self._kind.forget([report])
         if self._dirty_since is None and (
-            page.messages or (moved and (batch.left or batch.more or batch.phase.state is PhaseState.DRAINING))
+            page.messages
+            or batch.canaries  # or what is full of them would never be dropped
+            or (moved and (batch.left or batch.more or batch.phase.state is PhaseState.DRAINING))
         ):
             self._dirty_since = self._wiring.clock()
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from core.cosmos.markers import Mark
     from core.phases import PhaseRow
     from core.settings import Settings
+    from outbox.canaries import Canary
     from outbox.cursor import Carries, SlotGroup
     from outbox.line import Line
     from outbox.log_reader import Batch
@@ -134,3 +135,7 @@ class Wiring:
     lineage: Lineage | None
     may_go_on: Callable[[PhaseRow, Carries, bool], bool]
     """Says whether cursors of such slots move in this phase; told whether there are messages."""
+    on_canaries: Callable[[Carries, int, Iterable[Canary]], None] = lambda *_: None
+    """Told, with the epoch, of the canaries that a stream is past."""
+    is_watched: bool = False
+    """Whether a cache wants to know what changed, also in a phase in which nothing is sent."""

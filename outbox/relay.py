@@ -7,7 +7,7 @@ What becomes of states in each phase (domain events flow in all of them):
                                           primary again, their documents' then current state is compared and sent.
     dual_write_postgres_read              state is sent, steady or draining.
     postgres_only                         the cursor advances and nothing is sent: Cosmos DB is not followed any more,
-                                          and the step back finds what changed by validation.
+                                          and the step back finds what changed by validation. A cache is told still.
 
 A state is always sent under its own stamp, whatever epoch its message is from: the guard at the target decides.
 """
@@ -21,12 +21,15 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from core.cache.notices import Notices
 from core.clock import boot_clock
+from core.cosmos.canaries import SlotCanaries
 from core.cosmos.event_sink import EventSink
 from core.cosmos.guarded import GuardedWriter
 from core.errors import CrossfeedError, TransientError
 from core.waiting import pause
 from outbox.backoff import patiently
+from outbox.canaries import Canaries
 from outbox.cursor import Carries
 from outbox.events import Events
 from outbox.health import RelayHealth
@@ -52,6 +55,7 @@ if TYPE_CHECKING:
     from core.phases import PhaseRow
     from core.settings import Settings
     from outbox import ports
+    from outbox.canaries import CanaryTarget
     from outbox.delivery import Sink
     from outbox.events import EventTarget
     from outbox.ports import Kind
@@ -76,15 +80,20 @@ class Pass:
     more: bool
 
 
-def open_relay(settings: Settings, mappings: Mappings, engine: AsyncEngine, store: CosmosStore) -> Relay:
-    """Wire a relay as the settings say. It opens nothing and closes nothing."""
+def open_relay(
+    settings: Settings, mappings: Mappings, engine: AsyncEngine, store: CosmosStore, notices: Notices | None = None
+) -> Relay:
+    """Wire a relay as the settings say, with the way to a cache if any. It opens nothing and closes nothing."""
     stats = RelayStats()
     quarantine = LetterQuarantine(engine, mappings, stats)
     sink = GuardedWriter(
         store, mappings, quarantine, settings.relay_concurrency, ru_per_second=settings.relay_ru_per_second
     )
     events, lineage = EventSink(store, settings, lanes=sink.lanes), Lineage(store, settings)
-    return Relay(settings, mappings, engine, sink, stats, events=events, lineage=lineage)
+    canaries = SlotCanaries(store, mappings)
+    return Relay(
+        settings, mappings, engine, sink, stats, events=events, lineage=lineage, notices=notices, canaries=canaries
+    )
 
 
 class Relay:
@@ -99,6 +108,8 @@ class Relay:
         clock: seconds that count suspend.
         events: where domain events go; without it the slots that carry them are left alone.
         lineage: finds out whether Postgres has forgotten what was sent; without it nobody does.
+        notices: tells a cache what the log names; without it nobody does.
+        canaries: where the documents of canaries go; without it none are written.
 
     """
 
@@ -113,7 +124,10 @@ class Relay:
         *,
         events: EventTarget | None = None,
         lineage: ports.Lineage | None = None,
+        notices: Notices | None = None,
+        canaries: CanaryTarget | None = None,
     ) -> None:
+        notices = notices or Notices()
         self.stats = stats or RelayStats()
         self.leases = Leases(engine, settings, clock)
         self._settings = settings
@@ -121,13 +135,16 @@ class Relay:
         self._sink = sink
         self._clock = clock
         kinds: dict[Carries, Kind] = {
-            Carries.STATES: States(settings, mappings, engine, sink, self.stats, clock),
+            Carries.STATES: States(settings, mappings, engine, sink, self.stats, clock, notices),
         }
         if events is not None:
             kinds[Carries.EVENTS] = Events(settings, engine, events, self.stats, clock)
         self._kinds = kinds
+        self._canaries = Canaries(settings, engine, self.leases, canaries)
         line = Line(engine, settings.postgres_pool_size, clock)
-        wiring = Wiring(settings, engine, line, self.stats, clock, lineage, self._may_go_on)
+        wiring = Wiring(
+            settings, engine, line, self.stats, clock, lineage, self._may_go_on, self._canaries.crossed, notices.is_on
+        )
         self._rounds = Rounds(self.leases, kinds, wiring)
         self._waits_for: dict[Carries, str | None] = {}
         self._warned_of: dict[Carries, int] = {}
@@ -147,7 +164,7 @@ class Relay:
         async with self._in_office():
             rounds = asyncio.ensure_future(self._rounds.run(stop))
             stopped = asyncio.ensure_future(stop.wait())
-            maintaining = asyncio.ensure_future(self._maintain(stop))
+            beside = [asyncio.ensure_future(self._maintain(stop)), asyncio.ensure_future(self._canaries.run(stop))]
             try:
                 await asyncio.wait((rounds, stopped), return_when=asyncio.FIRST_COMPLETED)
                 self._is_stopping = stop.is_set()
@@ -157,9 +174,9 @@ class Relay:
                 else:
                     log.warning("relay.pass_given_up", grace_s=grace_s)
             finally:
-                for task in (rounds, stopped, maintaining):
+                for task in (rounds, stopped, *beside):
                     task.cancel()
-                await asyncio.gather(rounds, stopped, maintaining, return_exceptions=True)
+                await asyncio.gather(rounds, stopped, *beside, return_exceptions=True)
                 log.info("relay.stopped", messages=self.stats.messages, passes=self.stats.passes)
 
     async def drain(self, stop: asyncio.Event | None = None) -> int:

@@ -221,12 +221,14 @@ class Rounds:
         return True
 
     async def _align_kind(self, streams: Sequence[Stream]) -> None:
-        page_size = self._wiring.settings.relay_page_size
+        page_size, is_watched = self._wiring.settings.relay_page_size, self._wiring.is_watched
         with translated("reading the outbox"):
             async with self._wiring.engine.connect() as connection:
                 await connection.execution_options(isolation_level="REPEATABLE READ")
                 batches = [
-                    await read_batch(connection, replace(stream.group, cursor=stream.cursor), page_size)
+                    await read_batch(
+                        connection, replace(stream.group, cursor=stream.cursor), page_size, is_watched=is_watched
+                    )
                     for stream in streams
                 ]
         for stream, batch in zip(streams, batches, strict=True):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from core.cache.notices import Notices
 from core.cosmos.publish import Outcome, Postponed, Refused, Superseded, Unchanged, Written
 from core.phases import Phase
 from core.postgres.failures import translated
@@ -18,6 +19,7 @@ from outbox.cursor import Carries, SlotGroup
 from outbox.delivery import Delivery
 from outbox.lifting import lift_all
 from outbox.log_reader import sends
+from outbox.noticed import changes_of
 from outbox.parking import (
     Failure,
     ParkingPolicy,
@@ -27,6 +29,7 @@ from outbox.parking import (
     resolve_states,
     settle,
 )
+from outbox.traced import TracedStates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -71,6 +74,7 @@ class States:
         sink: the guarded write to Cosmos DB.
         stats: where to count.
         clock: seconds that count suspend.
+        notices: told of what a page names while it is sent; in `postgres_only`, where nothing is, as well.
 
     """
 
@@ -80,6 +84,7 @@ class States:
     sink: Sink
     stats: RelayStats
     clock: Callable[[], float]
+    notices: Notices = field(default_factory=Notices)
     carries: Carries = field(default=Carries.STATES, init=False)
     _delivery: Delivery = field(init=False)
     _policy: ParkingPolicy = field(init=False)
@@ -123,21 +128,36 @@ class States:
         """
         if not batch.messages:
             return StateReport()
+        changes = changes_of(batch.messages, loaded) if self.notices.is_on else ()
+        # Beside the delivery: neither waits for the other store, and a page that ended was told.
+        async with self.notices.meanwhile(changes):
+            if not sends(batch.phase):
+                return StateReport()
+            return await self._send(batch, loaded, read_at, check, backlog=backlog)
+
+    async def _send(
+        self, batch: Batch, loaded: Loaded, read_at: float, check: Callable[[], None], *, backlog: bool
+    ) -> StateReport:
         ages: dict[Identity, float] = {}
         for message in batch.messages:
             ages.setdefault(message.identity, message.age_s)  # the oldest of each
+        traced = TracedStates(batch.messages)
         lifted = await lift_all(self.engine, batch.phase, loaded, self._policy)
         self.stats.lifted += lifted
+        traced.name_in(loaded.publish)
 
         clock, count = self.clock, self._count
 
         def delivered(identity: Identity, outcome: Outcome) -> None:
             count(outcome, ages[identity] + clock() - read_at)
+            traced.ended(identity, outcome)
 
         outcomes = await self._delivery.send(loaded.publish, read_at, check, delivered, backlog=backlog)
         await self._judge(outcomes, batch.phase)
         self.stats.absent += len(ages) - len(outcomes) - len(loaded.refused)
-        failures = tuple(_failures(outcomes, loaded.refused))
+        for identity, refused in loaded.refused.items():
+            traced.ended(identity, refused)
+        failures = tuple(_failures(outcomes, loaded.refused, traced))
         failed = {failure.identity for failure in failures}
         return StateReport(failures, tuple([one for one in outcomes if one not in failed] if failed else outcomes))
 
@@ -177,13 +197,20 @@ class States:
                 read_at = self.clock()
                 identities = [item.identity for item in due]
                 loaded = await load(connection, self.mappings, identities, phase, self.settings.tombstone_ttl_s)
+        traced = TracedStates(due)
         lifted = await lift_all(self.engine, phase, loaded, self._policy)
         self.stats.lifted += lifted
-        outcomes = await self._delivery.send(
-            loaded.publish, read_at, check, lambda _, outcome: self._count(outcome, None), backlog=True
-        )
+        traced.name_in(loaded.publish)
+
+        def delivered(identity: Identity, outcome: Outcome) -> None:
+            self._count(outcome, None)
+            traced.ended(identity, outcome)
+
+        outcomes = await self._delivery.send(loaded.publish, read_at, check, delivered, backlog=True)
         await self._judge(outcomes, phase)
-        failures = _failures(outcomes, loaded.refused)
+        for identity, refused in loaded.refused.items():
+            traced.ended(identity, refused)
+        failures = _failures(outcomes, loaded.refused, traced)
         with translated("recording what was parked"):
             async with self.engine.begin() as connection:
                 if not await hold(connection, dict(zip(group.slots, group.tokens, strict=True)), self._policy):
@@ -223,14 +250,18 @@ class States:
             stats.lags.add(lag_s)
 
 
-def _failures(outcomes: dict[Identity, Outcome], refused: dict[Identity, Refused]) -> list[Failure]:
+def _failures(
+    outcomes: dict[Identity, Outcome], refused: dict[Identity, Refused], traced: TracedStates
+) -> list[Failure]:
     """Return what has to be parked, in the order of identities, so that two transactions cannot wait for each other."""
     failed: list[Failure] = []
     if not refused and {Refused, Postponed}.isdisjoint(map(type, outcomes.values())):
         return failed
     for identity, outcome in (refused | outcomes).items():
+        of = traced.newest(identity)
         if isinstance(outcome, Refused):
-            failed.append(Failure(identity, outcome.reason, counts=True))
+            failed.append(Failure(identity, outcome.reason, counts=True, traceparent=of))
         elif isinstance(outcome, Postponed):
-            failed.append(Failure(identity, outcome.reason, counts=False, retry_after_s=outcome.retry_after_s or 0.0))
+            wait_s = outcome.retry_after_s or 0.0
+            failed.append(Failure(identity, outcome.reason, counts=False, retry_after_s=wait_s, traceparent=of))
     return sorted(failed, key=lambda failure: failure.identity)

@@ -115,7 +115,7 @@ class Stream:
             under_way = self._flights.last
             page = await self._pages.next(under_way.batch.next if under_way is not None else self._place.cursor)
             if under_way is not None and not page.messages and not page.batch.more:
-                return 0
+                return 0  # canaries are read again, then without waiting for anything
             is_little = 0 < page.messages <= FRESH and not page.batch.more and not self._is_careful
             if not (is_little and self._kind.may_overlap(page.loaded) and self._may_go_on(page.batch)):
                 await self._land(0)
@@ -203,6 +203,7 @@ class Stream:
         self._wiring.stats.messages += page.messages
         self.messages += page.messages
         self._place.move(page, report)
+        self._wiring.on_canaries(self.group.carries, page.batch.phase.epoch, page.batch.canaries)
 
     async def _send_fresh(self, page: Page) -> Report:
         return await self._send(page, backlog=False)

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+import redis
 import structlog
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
@@ -17,6 +18,7 @@ from hypothesis import settings as hypothesis_settings
 from core.cosmos.client import CosmosStore, open_cosmos
 from core.domain.mappings import MAPPINGS
 from core.local.cosmos import CosmosServer
+from core.local.valkey import EmbeddedValkey
 from core.mappings import Mappings
 from core.postgres.engine import open_engine
 from core.settings import Settings
@@ -67,6 +69,28 @@ def cosmos_server() -> Iterator[stores.CosmosServer]:
 
 
 @pytest.fixture(scope="session")
+def valkey_server() -> Iterator[EmbeddedValkey]:
+    """One real Valkey for the whole run."""
+    with EmbeddedValkey() as server:
+        yield server
+
+
+@pytest.fixture
+def valkey(valkey_server: EmbeddedValkey) -> EmbeddedValkey:
+    """An empty Valkey; `url` is for clients."""
+    with redis.Redis.from_url(valkey_server.url) as client:
+        client.flushall()
+    return valkey_server
+
+
+@pytest.fixture
+def own_valkey() -> Iterator[EmbeddedValkey]:
+    """A Valkey of the test's own, which it may `kill`, `start` again, or stop in time while `frozen`."""
+    with EmbeddedValkey() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def template_database(postgres_server: stores.PostgresServer) -> str:
     """A database with the schema, the domain's tables and capture installed; each test gets a copy."""
     name = f"template_{uuid.uuid4().hex}"
@@ -97,6 +121,7 @@ async def settings(
         cosmos_endpoint=cosmos_server.endpoint,
         cosmos_key=cosmos_server.key,
         cosmos_database=name,
+        canary_every_s=0,  # or they would come in between whatever is counted
         mappings="core.domain.mappings:MAPPINGS",
     )
     # At once: what is gone soon is never written to the disk, and a thousand copies would be.

@@ -7,12 +7,14 @@ Seven digits that all count would pass unharmed, and prove nothing.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, Final
 
+from core.canary_marks import CANARY, SENT
 from core.content import ENVELOPE
+from core.cosmos.failures import DRIVER_ERRORS, write_error
 from core.cosmos.watermarks import write_marks
-from core.envelope import Internal, author_of, internal_document
+from core.envelope import internal_document
+from core.identity import Identity
 from core.mapping import RESERVED_ID_PREFIX
 
 if TYPE_CHECKING:
@@ -20,11 +22,10 @@ if TYPE_CHECKING:
     from core.cosmos.client import CosmosStore
     from core.cosmos.watermarks import Watermark
     from core.mapping import EntityMapping
+    from core.mappings import Mappings
 
-CANARY: Final = "canary"
-"""The `crossfeed.kind` of these documents."""
-
-_ID: Final = re.compile(rf"{RESERVED_ID_PREFIX}{CANARY}-[0-9]{{1,9}}")
+CANARY_TTL_S: Final = 24 * 3600
+"""How long a canary lives, in seconds; one that was not written for so long is of a range or a slot that is no more."""
 
 DATES: Final = (
     "2026-01-31T08:00:00.1234560Z",
@@ -35,13 +36,15 @@ DATES: Final = (
 """What every canary holds, to the letter."""
 
 
-async def write_canaries(store: CosmosStore, mapping: EntityMapping[Any], epoch: int, ttl: int) -> dict[str, Watermark]:
+async def write_canaries(
+    store: CosmosStore, mapping: EntityMapping[Any], carried: tuple[float, int], ttl: int = CANARY_TTL_S
+) -> dict[str, Watermark]:
     """Write the canary of every feed range of the mapping's container, again and again under the same few ids.
 
     Args:
         store: the opened database.
         mapping: whose container.
-        epoch: the recorded epoch.
+        carried: what they carry: when they were written, in seconds since 1970 by the clock of Postgres, and the epoch.
         ttl: how long they live unless they are written again, in seconds.
 
     Returns:
@@ -52,22 +55,53 @@ async def write_canaries(store: CosmosStore, mapping: EntityMapping[Any], epoch:
         OutcomeUnknownError: one of them was not answered; some may have been written.
 
     """
+    sent, epoch = carried
 
     def mark(placeholder: Document) -> Document:
         document = internal_document(CANARY, epoch, placeholder)
-        document[ENVELOPE]["dates"] = list(DATES)
+        document[ENVELOPE] |= {SENT: sent, "dates": list(DATES)}
         return document
 
     return await write_marks(store, mapping, CANARY, ttl, mark)
 
 
-def is_canary(document: Document) -> bool:
-    """Whether a document is a canary; somebody else's copy of one is none, whatever it says under whatever id."""
-    id_ = document.get("id")
-    if not isinstance(id_, str) or not _ID.fullmatch(id_):  # first: it is asked of every document, and costs nothing
-        return False
-    author = author_of(document)
-    return isinstance(author, Internal) and author.kind == CANARY
+class SlotCanaries:
+    """The documents of the canaries of slots: where the documents, or the events, of the slot go.
+
+    Every container gets the canaries of some slots, always the same ones, as long as there are as many slots.
+
+    Args:
+        store: the opened database.
+        mappings: all mappings of the process.
+
+    """
+
+    def __init__(self, store: CosmosStore, mappings: Mappings) -> None:
+        self._store = store
+        self._mappings = mappings
+
+    async def write(self, slot: int, epoch: int, *, of_events: bool) -> None:
+        """Write the canary of a slot once more.
+
+        Raises:
+            StoreUnavailableError: Cosmos DB did not take it.
+            OutcomeUnknownError: it was not answered.
+            CrossfeedError: Cosmos DB refuses it.
+
+        """
+        id_ = f"{RESERVED_ID_PREFIX}slot-{slot}"
+        own = self._store.own.events
+        if of_events:
+            name, document = own.name, {"id": id_, own.path.lstrip("/"): id_, "ttl": CANARY_TTL_S}
+        else:
+            containers = self._mappings.containers
+            mapping = self._mappings.in_container(containers[slot % len(containers)])[0]
+            identity = Identity.of(mapping.name, [id_] * len(mapping.paths), id_)
+            name, document = mapping.container, mapping.placeholder(identity, CANARY_TTL_S)
+        try:
+            await self._store.container_named(name).upsert_item(internal_document(CANARY, epoch, document))
+        except DRIVER_ERRORS as error:
+            raise write_error(error, f"writing the canary of slot {slot} to {name!r}") from error
 
 
 def is_unaltered(canary: Document) -> bool:

@@ -14,6 +14,7 @@ from azure.cosmos.aio import CosmosClient
 from core.cosmos.containers import OwnContainers, create_containers, problems_of, problems_of_own
 from core.cosmos.failures import DRIVER_ERRORS, NOT_FOUND, CosmosUnavailableError, read_error
 from core.errors import ConfigurationError
+from core.transport import refuse_plaintext
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
@@ -144,19 +145,22 @@ class CosmosStore:
                 raise ConfigurationError(msg) from error
             raise _setup_error(error, self.endpoint) from error
         problems = [
-            *[problem for mapping in mappings for problem in problems_of(mapping, await self._look(mapping.container))],
-            *[problem for container in own for problem in problems_of_own(container, await self._look(container.name))],
+            *[problem for mapping in mappings for problem in problems_of(mapping, await self.look(mapping.container))],
+            *[problem for container in own for problem in problems_of_own(container, await self.look(container.name))],
         ]
         if problems:
             msg = f"Cosmos DB database {self.database!r}: " + "; ".join(problems)
             raise ConfigurationError(msg)
 
-    async def provision(self, mappings: Iterable[EntityMapping[Any]], throughput: int | None = None) -> None:
+    async def provision(
+        self, mappings: Iterable[EntityMapping[Any]], throughput: int | None = None, *, leases: bool = False
+    ) -> None:
         """Create the database and the containers that are not there, Crossfeed's own among them.
 
         Args:
             mappings: whose containers.
-            throughput: RU/s of each container that is created, None for the account's default.
+            throughput: RU/s of each mapped container that is created, None for the account's default.
+            leases: create the container of the triggers' leases too.
 
         Raises:
             StoreUnavailableError: Cosmos DB did not do it.
@@ -164,7 +168,8 @@ class CosmosStore:
         """
         try:
             await self.client.create_database_if_not_exists(self.database)
-            await create_containers(self._database, mappings, self.own, throughput)
+            own = [*self.own, self.own.leases] if leases else self.own
+            await create_containers(self._database, mappings, own, throughput)
         except DRIVER_ERRORS as error:
             raise read_error(error, f"creating containers in database {self.database!r}") from error
 
@@ -180,8 +185,8 @@ class CosmosStore:
             )
             raise ConfigurationError(msg)
 
-    async def _look(self, container: str) -> Mapping[str, Any] | None:
-        """Return the properties of a container, None where there is none."""
+    async def look(self, container: str) -> Mapping[str, Any] | None:
+        """Return the properties of a container, None where there is none; raises what `check` raises."""
         try:
             return await self.container_named(container).read()
         except DRIVER_ERRORS as error:
@@ -191,16 +196,23 @@ class CosmosStore:
 
 
 @asynccontextmanager
-async def open_cosmos(settings: Settings) -> AsyncIterator[CosmosStore]:
+async def open_cosmos(
+    settings: Settings, token_credential: AsyncTokenCredential | None = None
+) -> AsyncIterator[CosmosStore]:
     """Connect to the account that the settings name.
 
     async with open_cosmos(settings) as store:
         await store.check(mappings)
 
-    Without a key Microsoft Entra ID is used (DefaultAzureCredential).
+    Without a key Microsoft Entra ID is used; the client asks for another token before one ends.
+
+    Args:
+        settings: of the process.
+        token_credential: who gives the tokens, instead of DefaultAzureCredential; stays open.
 
     Raises:
-        ConfigurationError: no endpoint, one where no Cosmos DB answers, or credentials that it refuses.
+        ConfigurationError: no endpoint, one elsewhere without TLS, one where no Cosmos DB answers, or credentials that
+            it refuses.
 
     """
     endpoint = _checked_endpoint(settings)
@@ -208,6 +220,8 @@ async def open_cosmos(settings: Settings) -> AsyncIterator[CosmosStore]:
         credential: str | AsyncTokenCredential
         if settings.cosmos_key is not None:
             credential = _checked_key(settings.cosmos_key.get_secret_value())
+        elif token_credential is not None:
+            credential = token_credential
         else:
             from azure.identity.aio import DefaultAzureCredential  # noqa: PLC0415 - costs 0.3 s, needed only with Entra
 
@@ -245,9 +259,11 @@ async def _open_transport(stack: AsyncExitStack, *, use_env_settings: bool) -> A
 def _checked_endpoint(settings: Settings) -> str:
     endpoint = settings.require_cosmos()
     parts = urlsplit(endpoint)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        msg = f"CROSSFEED_COSMOS_ENDPOINT={endpoint!r} is no address like https://<account>.documents.azure.com:443/"
+    if parts.scheme not in {"http", "https"} or not parts.hostname or "@" in parts.netloc or parts.query:
+        # Not shown: who pastes a whole connection string has pasted the key.
+        msg = "CROSSFEED_COSMOS_ENDPOINT is no address like https://<account>.documents.azure.com:443/"
         raise ConfigurationError(msg)
+    refuse_plaintext("CROSSFEED_COSMOS_ENDPOINT", endpoint, "https", settings)
     return endpoint
 
 

@@ -59,6 +59,45 @@ class OwnContainers:
         return iter((self.events, self.control))
 
 
+@dataclass(frozen=True, slots=True)
+class ContainerPlan:
+    """A container as it has to be, for whoever creates it: this program, or a template that reads it as JSON.
+
+    Args:
+        name: its name.
+        paths: its partition key paths, one per level.
+        unique_keys: paths that are unique within a logical partition, each by itself.
+        mapped: whether it holds documents of a mapping; else it is Crossfeed's own.
+
+    """
+
+    name: str
+    paths: tuple[str, ...]
+    unique_keys: tuple[str, ...]
+    mapped: bool
+
+    def facts(self) -> dict[str, Any]:
+        """Return it as Azure's resource of a container spells it."""
+        return {
+            "name": self.name,
+            "paths": list(self.paths),
+            "kind": "Hash" if len(self.paths) == 1 else "MultiHash",
+            "uniqueKeys": [{"paths": [path]} for path in self.unique_keys],
+            "defaultTtl": TTL_BY_DOCUMENT,
+        }
+
+
+def planned(mappings: Iterable[EntityMapping[Any]], own: Iterable[OwnContainer]) -> list[ContainerPlan]:
+    """Return the containers that there have to be, each once; of mappings that share one the first decides."""
+    plans: dict[str, ContainerPlan] = {}
+    for mapping in mappings:
+        plan = ContainerPlan(mapping.container, tuple(mapping.paths), tuple(mapping.unique_keys), mapped=True)
+        plans.setdefault(plan.name, plan)
+    for container in own:
+        plans.setdefault(container.name, ContainerPlan(container.name, (container.path,), (), mapped=False))
+    return list(plans.values())
+
+
 async def create_containers(
     database: DatabaseProxy, mappings: Iterable[EntityMapping[Any]], own: Iterable[OwnContainer], throughput: int | None
 ) -> None:
@@ -71,17 +110,16 @@ async def create_containers(
         throughput: RU/s of each mapped container that is created, None for the account's default.
 
     """
-    for mapping in mappings:
+    for plan in planned(mappings, own):
+        facts = plan.facts()
         await database.create_container_if_not_exists(
-            mapping.container,
-            partition_key=_partition_key(mapping),
-            default_ttl=TTL_BY_DOCUMENT,
-            unique_key_policy=_unique_key_policy(mapping),
-            offer_throughput=throughput,
-        )
-    for container in own:
-        await database.create_container_if_not_exists(
-            container.name, partition_key=PartitionKey(path=container.path), default_ttl=TTL_BY_DOCUMENT
+            plan.name,
+            partition_key=PartitionKey(
+                path=facts["paths"] if len(plan.paths) > 1 else plan.paths[0], kind=facts["kind"]
+            ),
+            default_ttl=facts["defaultTtl"],
+            unique_key_policy={"uniqueKeys": facts["uniqueKeys"]} if plan.unique_keys else None,
+            offer_throughput=throughput if plan.mapped else None,
         )
 
 
@@ -123,15 +161,3 @@ def _missing(name: str, paths: tuple[str, ...]) -> str:
         f"{name} does not exist: create it with partition key {', '.join(paths)}"
         f" and default TTL {TTL_BY_DOCUMENT} (on, no default)"
     )
-
-
-def _partition_key(mapping: EntityMapping[Any]) -> PartitionKey:
-    if len(mapping.paths) == 1:
-        return PartitionKey(path=mapping.paths[0])
-    return PartitionKey(path=list(mapping.paths), kind="MultiHash")
-
-
-def _unique_key_policy(mapping: EntityMapping[Any]) -> dict[str, Any] | None:
-    if not mapping.unique_keys:
-        return None
-    return {"uniqueKeys": [{"paths": [path]} for path in mapping.unique_keys]}

@@ -42,11 +42,19 @@ class CosmosRepository(Generic[T]):
         mapping: the mapping of the entity class.
         buffer: the pending writes of the unit of work.
         epoch: the unit's epoch.
+        verified: whether to find out if a stamp that is read is to be trusted.
 
     """
 
-    def __init__(
-        self, store: CosmosStore, mappings: Mappings, mapping: EntityMapping[T], buffer: Buffer, epoch: int
+    def __init__(  # noqa: PLR0913 - the facts of its unit of work
+        self,
+        store: CosmosStore,
+        mappings: Mappings,
+        mapping: EntityMapping[T],
+        buffer: Buffer,
+        epoch: int,
+        *,
+        verified: bool = False,
     ) -> None:
         self._mapping = mapping
         self._mappings = mappings
@@ -55,6 +63,7 @@ class CosmosRepository(Generic[T]):
         self._documents = CosmosDocuments(store, mappings)
         self._buffer = buffer
         self._epoch = epoch
+        self._verified = verified
 
     async def get_by_id(self, id_: str, *, partition_key: KeyArgument = ANYWHERE) -> T | None:
         """See Repository. A point read where the key is known, a query over all partitions where it is not.
@@ -190,7 +199,8 @@ class CosmosRepository(Generic[T]):
         entity = self._mapping.entity(content_of(document))
         identity = self._mapping.identity(document)
         carried = events_of(document, identity)
-        mark_loaded(entity, Loaded(identity, self._stamp(document), str(document["_etag"]), carried))
+        trusted = self._verified and isinstance(author_of(document), Ours)
+        mark_loaded(entity, Loaded(identity, self._stamp(document), str(document["_etag"]), carried, trusted=trusted))
         return entity
 
     def _buffered(self, pending: Pending) -> T:

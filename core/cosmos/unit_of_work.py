@@ -15,10 +15,11 @@ from core.cosmos.recorded import RecordedEvents
 from core.cosmos.repository import CosmosRepository
 from core.cosmos.write_gate import Ungated
 from core.entity import Entity, Loaded, mark_loaded
-from core.envelope import Origin, Ours, author_of, claimed_version, is_deleted, stamped
+from core.envelope import Origin, Ours, author_of, claimed_version, is_deleted, put_trace, stamped
 from core.errors import AlreadyExistsError, CrossPartitionError, PermanentError, PrimaryMovedError
 from core.events import EventMaker, carry, events_of
 from core.stamp import Stamp
+from core.tracing import UnitTrace
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -62,6 +63,7 @@ class CosmosUnitOfWork:
         tombstone_ttl_s: how long a tombstone lives, in seconds.
         maker: makes the envelopes of recorded events.
         gate: lets writes through, each when it is sent and when it is answered; all of them unless given.
+        verified: whether reads find out if a stamp is to be trusted, which costs a hash of each document.
 
     """
 
@@ -74,27 +76,34 @@ class CosmosUnitOfWork:
         *,
         maker: EventMaker = EventMaker(),  # noqa: B008 - frozen
         gate: WriteGate = Ungated(),  # noqa: B008 - has no state
+        verified: bool = False,
     ) -> None:
         self._store = store
         self._mappings = mappings
         self._epoch = epoch
         self._ttl_s = tombstone_ttl_s
         self._gate = gate
+        self._verified = verified
         self._buffer = Buffer(epoch)
         self._documents = CosmosDocuments(store, mappings)
         self._recorded = RecordedEvents(store, self._documents, mappings, epoch, maker)
+        self._trace = UnitTrace("cosmos")
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._trace.end(error)
         await self.rollback()
 
     def __getitem__(self, model: type[T]) -> CosmosRepository[T]:
         """See UnitOfWork."""
-        return CosmosRepository(self._store, self._mappings, self._mappings.of(model), self._buffer, self._epoch)
+        mapping = self._mappings.of(model)
+        return CosmosRepository(
+            self._store, self._mappings, mapping, self._buffer, self._epoch, verified=self._verified
+        )
 
     def of(self, repository: type[R]) -> R:
         """See UnitOfWork."""
@@ -102,7 +111,8 @@ class CosmosUnitOfWork:
 
     def record(self, event: Event, *, of: Entity | Identity) -> None:
         """See UnitOfWork. The event travels in its aggregate's document, whose partition is the unit's."""
-        self._recorded.record(event, of)
+        with self._trace.inside():
+            self._recorded.record(event, of)
 
     async def rollback(self) -> None:
         """See UnitOfWork."""
@@ -145,6 +155,7 @@ class CosmosUnitOfWork:
             else:
                 for operation, etag in zip(operations, etags, strict=True):
                     _mark_committed(operation, etag)
+                self._trace.committed()
                 return
 
     async def _operation(self, write: Pending, base: Base | None, recorded: RecordedEvents) -> _Operation:
@@ -154,6 +165,7 @@ class CosmosUnitOfWork:
         document = stamped(content or {}, stamp, Origin.COSMOS, deleted=deleted)
         events = await recorded.to_carry(write.identity, base)
         carry(document, events)
+        put_trace(document, self._trace.traceparent)
         return _Operation(write, document, stamp, base.etag if base else None, tuple(events))
 
     async def _send(self, operations: list[_Operation]) -> list[str]:
@@ -212,7 +224,9 @@ class CosmosUnitOfWork:
 
 def _mark_committed(operation: _Operation, etag: str) -> None:
     pending = operation.pending
-    state = None if pending.content is None else Loaded(pending.identity, operation.stamp, etag, operation.events)
+    state = None
+    if pending.content is not None:
+        state = Loaded(pending.identity, operation.stamp, etag, operation.events, trusted=True)
     for holder in pending.holders:
         mark_loaded(holder, state)
 

@@ -1,4 +1,4 @@
-"""Boots both embedded stores at once, for `crossfeed local` and the demo."""
+"""Boots the embedded stores at once, for `crossfeed local` and the demo."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from core.errors import ConfigurationError, CrossfeedError
 from core.local.cosmos_process import cosmos_process
 from core.local.postgres import EmbeddedPostgres
 from core.local.postgres_home import EmbeddedPostgresError, LocalExtraMissingError, prepare_home, server_account
+from core.local.valkey import EmbeddedValkey
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -21,11 +22,12 @@ COSMOS_FILE = "cosmos.sqlite"
 
 @dataclass(frozen=True, slots=True)
 class LocalStores:
-    """Where the two stores are. The DSN holds a password."""
+    """Where the two stores are, and the cache where there is one. DSN and URL hold passwords."""
 
     postgres_dsn: str
     cosmos_endpoint: str
     cosmos_key: str
+    cache_url: str | None = None
 
     @property
     def environment(self) -> dict[str, str]:
@@ -34,15 +36,17 @@ class LocalStores:
             "CROSSFEED_POSTGRES_DSN": self.postgres_dsn,
             "CROSSFEED_COSMOS_ENDPOINT": self.cosmos_endpoint,
             "CROSSFEED_COSMOS_KEY": self.cosmos_key,
+            **({} if self.cache_url is None else {"CROSSFEED_CACHE_URL": self.cache_url}),
         }
 
 
 @asynccontextmanager
-async def open_local_stores(directory: Path | None = None) -> AsyncIterator[LocalStores]:
+async def open_local_stores(directory: Path | None = None, *, with_cache: bool = False) -> AsyncIterator[LocalStores]:
     """Boot both stores; they end with the context, or with this process.
 
     Args:
         directory: where both keep their data; None: a temporary one that is removed, and Cosmos DB lives in memory.
+        with_cache: boot a Valkey as well, which keeps nothing.
 
     Raises:
         ConfigurationError: the extra `local` is not installed, or the directory cannot be made.
@@ -59,6 +63,7 @@ async def open_local_stores(directory: Path | None = None) -> AsyncIterator[Loca
             raise CrossfeedError(str(error)) from error
         server = EmbeddedPostgres(directory)
         try:
+            cache = stack.enter_context(EmbeddedValkey()) if with_cache else None
             async with asyncio.TaskGroup() as group:
                 cosmos = group.create_task(stack.enter_async_context(cosmos_process(file)))
                 group.create_task(stack.enter_async_context(server))
@@ -67,7 +72,7 @@ async def open_local_stores(directory: Path | None = None) -> AsyncIterator[Loca
         except* (EmbeddedPostgresError, CrossfeedError) as errors:
             raise CrossfeedError(str(errors.exceptions[0])) from errors
         endpoint, key = cosmos.result()
-        yield LocalStores(server.dsn, endpoint, key)
+        yield LocalStores(server.dsn, endpoint, key, None if cache is None else cache.url)
 
 
 def _cosmos_file(directory: Path) -> Path:

@@ -3,7 +3,7 @@
     remove    through the primary, as every delete: its tombstone keeps out what is late
     deliver   the other store follows at once, by its guarded write
     sweep     dead letters and whatever is parked go; so do domain events, in their container and, by their data, in the
-              log: one that was not sent yet arrives without any
+              log: one that was not sent yet arrives without any; and what is cached
     forget    a partition key that is more than the id (an e-mail, say) gives way to a keyed hash in the tombstone, but
               only when Cosmos DB has let go of its own tombstone, an hour later: until then an entity that is created
               anew under this key has to go on from its version
@@ -40,11 +40,13 @@ if TYPE_CHECKING:
     from core.cosmos.client import CosmosStore
     from core.identity import Identity
     from core.mappings import Mappings
-    from core.migration.ports import Publisher
+    from core.migration.ports import Forgets, Publisher
     from core.phases import PhaseRow
     from core.postgres.held import Held
     from core.repository import UnitOfWork
     from core.settings import Settings
+
+_CACHED: Final = {None: "unreachable", 0: "empty"}
 
 TTL_S: Final = 3600
 """How long the tombstone of an erased document lives in Cosmos DB, in seconds."""
@@ -90,7 +92,8 @@ class Erased:
 
     `row` and `document` say what is left in either store: nothing, or a tombstone (which holds the key and no content;
     `tombstone_expires_in_s` at the latest). `events_in_tombstone` are bodies of domain events that expire with it.
-    `key` is 'id' (the key is the id alone), 'hashed', or 'kept' until the tombstone in Cosmos DB has expired.
+    `key` is 'id' (the key is the id alone), 'hashed', or 'kept' until the tombstone in Cosmos DB has expired. `cache`
+    is 'none' (there is none), 'removed', 'empty', or 'unreachable': what it may hold then ends by itself.
     """
 
     entity: str
@@ -104,6 +107,7 @@ class Erased:
     swept: dict[str, int]
     left: dict[str, int]
     key: str
+    cache: str
     is_complete: bool
 
     def facts(self) -> dict[str, Any]:
@@ -118,6 +122,7 @@ async def erase(  # noqa: PLR0913, PLR0917 - what it is wired from
     settings: Settings,
     publisher: Publisher,
     identity: Identity,
+    cache: Forgets | None = None,
 ) -> Erased:
     """Erase one document.
 
@@ -129,6 +134,7 @@ async def erase(  # noqa: PLR0913, PLR0917 - what it is wired from
             publisher's too.
         publisher: sends the tombstone while Postgres is the primary.
         identity: whose.
+        cache: what holds copies of it; None where there is none.
 
     Raises:
         ConfigurationError: CROSSFEED_ERASE_KEY is not set and needed; nothing was done.
@@ -144,14 +150,19 @@ async def erase(  # noqa: PLR0913, PLR0917 - what it is wired from
             " in its tombstone; set it to a long random text, and keep it"
         )
         raise ConfigurationError(msg)
-    erasing = _Erasing(engine, store, mappings, settings, publisher, identity)
+    # What is removed is what the primary holds: what a cache says of it may be older, or that it is not there.
+    uncached = settings.model_copy(update={"cache_url": None})
+    erasing = _Erasing(engine, store, mappings, uncached, publisher, identity)
     phase = await erasing.phase()
-    was_there = await erasing.remove()
+    content = await erasing.remove()
     await erasing.deliver(phase)
+    # After both stores: as long as one held it, a reader could have cached it once more.
+    cached = "none" if cache is None else _CACHED.get(await cache.erase(identity, content), "removed")
     swept = await erasing.sweep() | {"events": await erase_events(store, identity)}
     document = await erasing.document()
     hashed = is_personal and document is None and await erasing.forget()
-    return await erasing.proof(phase, was_there=was_there, swept=swept, is_personal=is_personal, hashed=hashed)
+    key = "hashed" if hashed else "kept" if is_personal else "id"
+    return await erasing.proof(phase, was_there=content is not None, swept=swept, key=key, cached=cached)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,17 +183,17 @@ class _Erasing:
             raise ConflictError(msg)
         return phase
 
-    async def remove(self) -> bool:
-        """Delete it as the application would, wherever the primary is; return whether it was there."""
+    async def remove(self) -> Document | None:
+        """Delete it as the application would, wherever the primary is; return what was there."""
         mapping, identity = self.mappings.named(self.identity.entity), self.identity
 
-        async def use_case(work: UnitOfWork) -> bool:
+        async def use_case(work: UnitOfWork) -> Document | None:
             repository = work[mapping.model]
             found = await repository.get_by_id(identity.id, partition_key=identity.parts)
             if found is not None:
                 await repository.delete(found)
                 await work.commit()
-            return found is not None
+            return None if found is None else mapping.document(found)
 
         async with Crossfeed.open(self.settings, self.mappings) as db:
             return await db.transact(use_case)
@@ -251,9 +262,7 @@ class _Erasing:
                 await connection.exec_driver_sql(_FORGET, names)
         return True
 
-    async def proof(
-        self, phase: PhaseRow, *, was_there: bool, swept: dict[str, int], is_personal: bool, hashed: bool
-    ) -> Erased:
+    async def proof(self, phase: PhaseRow, *, was_there: bool, swept: dict[str, int], key: str, cached: str) -> Erased:
         """Look once more at everything."""
         document, held = await self.document(), await self._held()
         if held.row is not None or (document is not None and not is_deleted(document)):
@@ -262,7 +271,6 @@ class _Erasing:
         with translated("looking at what is left"):
             async with self.engine.connect() as connection:
                 left = {kind: await self._count(connection, sql) for kind, sql in _LEFT.items()}
-        key = "hashed" if hashed else "kept" if is_personal else "id"
         return Erased(
             self.identity.entity,
             phase.phase.label,
@@ -275,7 +283,8 @@ class _Erasing:
             swept=swept,
             left=left,
             key=key,
-            is_complete=key != "kept" and document is None,
+            cache=cached,
+            is_complete=key != "kept" and document is None and cached != "unreachable",
         )
 
     async def _held(self) -> Held:

@@ -29,7 +29,7 @@ _UNSENT = """
 """
 _UNSEEN = """
     SELECT coalesce(extract(epoch FROM clock_timestamp() - min(unseen_since)), 0)::float8
-    FROM crossfeed.canary WHERE container = %(container)s
+    FROM crossfeed.canary WHERE direction = 'to_postgres' AND container = %(container)s
 """
 _PLACES = """
     SELECT lower_bound, upper_bound, continuation FROM crossfeed.feed_range

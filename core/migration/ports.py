@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
+    from core.content import Document
     from core.identity import Identity
     from core.migration.catch_up import Log
 
@@ -42,6 +43,23 @@ class LogBarrier(Protocol):
 
     async def unsent(self, connection: AsyncConnection) -> Behind:
         """Say which slots have anything to deliver that this transaction sees, and what is parked."""
+        ...
+
+
+class Forgets(Protocol):
+    """Holds copies of documents for a while: the cache."""
+
+    async def erase(self, identity: Identity, content: Document | None) -> int | None:
+        """Remove every trace of a document, and let nothing that was read before come in any more.
+
+        Args:
+            identity: whose.
+            content: what it held where that is known: what is found by its values goes as well.
+
+        Returns:
+            How many entries were removed; None: it did not answer, and its entries end by themselves.
+
+        """
         ...
 
 

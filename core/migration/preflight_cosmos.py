@@ -31,7 +31,7 @@ _RANGES = """
 """
 _CANARIES = """
     SELECT coalesce(extract(epoch FROM clock_timestamp() - min(unseen_since)), 0)::float8 FROM crossfeed.canary
-    WHERE container = %(container)s
+    WHERE direction = 'to_postgres' AND container = %(container)s
 """
 _LAST_FOREIGN = "SELECT VALUE MAX(c._ts) FROM c WHERE NOT IS_DEFINED(c.crossfeed)"
 # What wrote over a document of ours kept its envelope: only the hash tells.

@@ -38,15 +38,17 @@ BOUND: Final = 10_000
 _RELAYS = """
     SELECT count(*) FROM crossfeed.relay r WHERE crossfeed.is_alive(r.expires_at, r.lease_s)
 """
-# Of each mapped container: processors that read its feed, how old its newest canary is, and for how long one is unseen.
+# Of each mapped container: processors that read its feed, how long ago both a canary was written and its trigger had a
+# batch, and for how long a canary is unseen.
 _MIRRORS = """
     SELECT container,
         (SELECT count(*) FROM crossfeed.feed_processor p
             WHERE 'mirror/' || container = ANY (p.feeds) AND crossfeed.is_alive(p.expires_at, p.lease_s)),
-        (SELECT extract(epoch FROM clock_timestamp() - max(at))::float8 FROM crossfeed.canary k
-            WHERE k.container = wanted.container),
+        (SELECT extract(epoch FROM clock_timestamp() - least(max(k.at), max(t.at)))::float8
+            FROM crossfeed.canary k JOIN crossfeed.trigger_progress t USING (container)
+            WHERE k.direction = 'to_postgres' AND container = wanted.container),
         (SELECT coalesce(extract(epoch FROM clock_timestamp() - min(unseen_since)), 0)::float8 FROM crossfeed.canary k
-            WHERE k.container = wanted.container)
+            WHERE k.direction = 'to_postgres' AND k.container = wanted.container)
     FROM unnest(%(containers)s::text[]) AS wanted(container) ORDER BY container
 """
 _UNSENT = """

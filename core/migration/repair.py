@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from core.cache.changes import Changed
+from core.cache.notices import Notices
 from core.cosmos.documents import CosmosDocuments
 from core.cosmos.sessions import check_sessions
 from core.envelope import Origin
@@ -89,6 +91,7 @@ async def repair(  # noqa: PLR0913, PLR0917 - what a repair is made of
     dry_run: bool,
     settle_s: float | None = None,
     unnamed: Mapping[str, int] | None = None,
+    notices: Notices | None = None,
 ) -> Repaired:
     """Bring identities into step, with the primary as the truth.
 
@@ -105,6 +108,7 @@ async def repair(  # noqa: PLR0913, PLR0917 - what a repair is made of
         settle_s: between the two reads that believe a delete, in seconds; `reconcile_lag_s` unless given.
         unnamed: how many more of each entity type differ that `validate` only counted: they are left alone, and count
             where it is asked whether too many rows would be removed.
+        notices: tells a cache of what was brought into step; without it nobody does.
 
     Raises:
         ConflictError: nothing is mirrored in this phase, or a switch is under way.
@@ -121,7 +125,8 @@ async def repair(  # noqa: PLR0913, PLR0917 - what a repair is made of
         raise ConflictError(msg)
     await check_sessions(store)
     lag_s = settings.reconcile_lag_s if settle_s is None else settle_s
-    work = _Repair(engine, mappings, CosmosDocuments(store, mappings), publisher, phase, rules, lag_s)
+    documents = CosmosDocuments(store, mappings)
+    work = _Repair(engine, mappings, documents, publisher, phase, rules, lag_s, notices or Notices())
     named = [one for one in differences if one.identity.partition_key]
     work.kept[UNREADABLE] += len(differences) - len(named)
     unnamed = unnamed or {}
@@ -147,6 +152,7 @@ class _Repair:
     phase: PhaseRow
     rules: Rules
     lag_s: float
+    notices: Notices
     written: int = 0
     removed: int = 0
     kept: Counter[str] = field(default_factory=Counter)
@@ -181,6 +187,8 @@ class _Repair:
             await self._to_postgres(before)
         else:
             await self._to_cosmos(before)
+        # What was read before may be none of the states that are there now, in either store.
+        await self.notices.tell([Changed(identity, None, deleted=False) for identity in before])
         after = await self._differing(before)
         self.kept[SETTLED] += len(identities) - len(before)
         for identity, one in before.items():

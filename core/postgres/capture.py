@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from core.errors import MappingError
 from core.postgres.capture_functions import functions_of
-from core.postgres.names import literal, name_problems, table_name
+from core.postgres.names import dollar_quoted, literal, name_problems, table_name
 from core.postgres.statements import Executes, execute
 from core.projection import EXTRA_COLUMN, SPELLING_COLUMN
 
@@ -85,6 +85,10 @@ def remove(target: Executes, name: str) -> None:
     execute(target, _remove(name))
 
 
+def _do(block: str) -> str:
+    return f"DO {dollar_quoted(block)}"
+
+
 def _routine(mapping: EntityMapping[Any]) -> str:
     name = re.sub(r"\W+", "_", mapping.name).lower()
     if len(name) > _MAX_ROUTINE or name != mapping.name.lower():
@@ -94,8 +98,7 @@ def _routine(mapping: EntityMapping[Any]) -> str:
 
 def _refuse_odd_relations(tables: list[str]) -> str:
     names = ", ".join(literal(table) for table in tables)
-    return f"""
-        DO $do$
+    return _do(f"""
         DECLARE odd record;
         BEGIN
             FOR odd IN SELECT name, relkind, relispartition
@@ -112,8 +115,8 @@ def _refuse_odd_relations(tables: list[str]) -> str:
                     odd.name, odd.relkind, odd.relispartition
                     USING HINT = 'Statement triggers of a partitioned table do not see writes aimed at a partition.';
             END LOOP;
-        END $do$
-    """
+        END
+    """)
 
 
 def _columns(table: str, mapping: EntityMapping[Any]) -> str:
@@ -149,20 +152,18 @@ def _register(mapping: EntityMapping[Any], routine: str) -> str:
 
 
 def _refuse_misfits(name: str) -> str:
-    return f"""
-        DO $do$
+    return _do(f"""
         DECLARE problems text := (SELECT string_agg(problem, '; ') FROM crossfeed.misfits({literal(name)}) AS problem);
         BEGIN
             IF problems IS NOT NULL THEN
                 RAISE EXCEPTION 'crossfeed: %', problems;
             END IF;
-        END $do$
-    """
+        END
+    """)
 
 
 def _remove(name: str) -> str:
-    return f"""
-        DO $do$
+    return _do(f"""
         DECLARE
             mapped crossfeed.captured;
             doomed record;
@@ -184,5 +185,5 @@ def _remove(name: str) -> str:
             LOOP
                 EXECUTE format('DROP FUNCTION IF EXISTS crossfeed.%I()', doomed.routine);
             END LOOP;
-        END $do$
-    """
+        END
+    """)

@@ -15,6 +15,7 @@ from core.postgres.names import (
     KEY_DIGEST,
     ROOT_WRITTEN,
     columns_of,
+    dollar_quoted,
     is_tombstone,
     literal,
     partition_key_of,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 _OUTBOX = "crossfeed.outbox (slot, entity, partition_key, id, epoch, version, deleted, traceparent)"
 _TRACE = "nullif(current_setting('crossfeed.traceparent', true), '')"
-_THIS_TABLE = "crossfeed_this_table"
+_THIS_TABLE = "%crossfeed_this_table%"  # no name holds a percent sign
 _DEFINER = "SECURITY DEFINER SET search_path = pg_catalog, pg_temp"
 _INVOKER = "SECURITY INVOKER"
 # Asked in the functions, not in a WHEN clause: Postgres reads each of those from its text again in every statement.
@@ -58,17 +59,18 @@ def functions_of(mapping: EntityMapping[Any], routine: str) -> list[str]:
 def _function(name: str, body: str, rights: str = _DEFINER) -> str:
     return (
         f"CREATE OR REPLACE FUNCTION crossfeed.{quoted(name)}() RETURNS trigger LANGUAGE plpgsql {rights}"
-        f" AS $body$ {body} $body$"
+        f" AS {dollar_quoted(body)}"
     )
 
 
 def _in_place(sql: str, table: str) -> str:
     """Run `sql` with the table's full name filled in: the writer's search_path may be another than the migration's."""
-    return f"""
-        DO $do$ BEGIN EXECUTE replace($sql${sql}$sql$, '{_THIS_TABLE}', (
+    block = f"""
+        BEGIN EXECUTE replace({dollar_quoted(sql)}, '{_THIS_TABLE}', (
             SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-            WHERE c.oid = {literal(table)}::regclass)); END $do$
+            WHERE c.oid = {literal(table)}::regclass)); END
     """
+    return f"DO {dollar_quoted(block)}"
 
 
 def _stamp_insert(mapping: EntityMapping[Any], routine: str) -> str:

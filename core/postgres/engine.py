@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -12,15 +12,17 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from core.errors import ConfigurationError
+from core.postgres.entra import EntraPassword
+from core.postgres.tls import cure_of, secured
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from azure.core.credentials_async import AsyncTokenCredential
+    from azure.identity.aio import DefaultAzureCredential
     from sqlalchemy import Connection
 
     from core.settings import Settings
-
-_ENTRA_SCOPE = "https://ossrdbms-aad.database.windows.net/.default"
 
 # What the DSN does not say. A server that vanished without a word is given up after a minute, not after two hours; and
 # of several hosts (or of one name that moves) the primary is wanted: a pool would keep what leads to a standby.
@@ -35,44 +37,58 @@ _DEFAULTS: dict[str, Any] = {
 
 
 @asynccontextmanager
-async def open_engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
+async def open_engine(settings: Settings, credential: AsyncTokenCredential | None = None) -> AsyncIterator[AsyncEngine]:
     """Yield an engine on CROSSFEED_POSTGRES_DSN (any libpq URI, several hosts included); close its pool at the end.
 
     Works behind PgBouncer in transaction mode: no session state, and prepared statements only where nobody is between
     (core.postgres.prepared). Of several hosts the first
-    that takes writes is used, for each new connection again, so a failover needs no restart.
+    that takes writes is used, for each new connection again, so a failover needs no restart. A server elsewhere is
+    spoken to by TLS (core.postgres.tls).
+
+    Args:
+        settings: of the process.
+        credential: who gives tokens with CROSSFEED_POSTGRES_AUTH=entra, instead of DefaultAzureCredential; stays open.
 
     Raises:
-        ConfigurationError: the DSN is missing, malformed, or nobody answers there.
+        ConfigurationError: the DSN is missing, malformed or less safe than it must be, or nobody answers there.
 
     """
     dsn = settings.require_postgres()
     try:
-        parameters: dict[str, Any] = {**_DEFAULTS, **conninfo_to_dict(dsn)}
-    except psycopg.ProgrammingError as error:
+        said = conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError:
         msg = "CROSSFEED_POSTGRES_DSN is not a libpq connection string; see 'Connection URIs' in Postgres' manual"
-        raise ConfigurationError(msg) from error
+        # The driver quotes the part that it could not read: a password, perhaps.
+        raise ConfigurationError(msg) from None
+    parameters: dict[str, Any] = {**_DEFAULTS, **secured(said, settings), "application_name": "crossfeed"}
+    async with AsyncExitStack() as stack:
+        tokens: EntraPassword | None = None
+        if settings.postgres_auth == "entra" and credential is not None:
+            tokens = EntraPassword(credential)
+        elif settings.postgres_auth == "entra":
+            tokens = EntraPassword(await stack.enter_async_context(_default_credential()))
 
-    async def connect() -> psycopg.AsyncConnection[Any]:
-        password = {"password": await _entra_token()} if settings.postgres_auth == "entra" else {}
-        return await psycopg.AsyncConnection.connect(
-            **{**parameters, **password, "application_name": "crossfeed"}, prepare_threshold=None
+        async def connect() -> psycopg.AsyncConnection[Any]:
+            password = {} if tokens is None else {"password": await tokens.current()}
+            try:
+                return await psycopg.AsyncConnection.connect(**{**parameters, **password}, prepare_threshold=None)
+            except psycopg.OperationalError as error:
+                if tokens is not None:
+                    tokens.refused(error)
+                raise
+
+        engine = create_async_engine(
+            "postgresql+psycopg://",
+            async_creator=connect,
+            isolation_level="READ COMMITTED",  # whatever the server's default: the fence and the mirror count on it
+            pool_size=settings.postgres_pool_size,
+            max_overflow=0,
+            hide_parameters=True,  # values are payload: they reach no log and no traceback
+            pool_pre_ping=True,
         )
-
-    engine = create_async_engine(
-        "postgresql+psycopg://",
-        async_creator=connect,
-        isolation_level="READ COMMITTED",  # whatever the server's default: the fence and the mirror count on it
-        pool_size=settings.postgres_pool_size,
-        max_overflow=0,
-        hide_parameters=True,  # values are payload: they reach no log and no traceback
-        pool_pre_ping=True,
-    )
-    try:
+        stack.push_async_callback(engine.dispose)
         await _probe(engine, parameters)
         yield engine
-    finally:
-        await engine.dispose()
 
 
 def ending_silence(engine: AsyncEngine, seconds: float) -> AsyncEngine:
@@ -104,7 +120,7 @@ async def _probe(engine: AsyncEngine, parameters: dict[str, Any]) -> None:
         where = f"{parameters.get('host', 'localhost')}:{parameters.get('port', '5432')}"
         lines = str(cause).strip().splitlines()
         why = next((line for line in lines if "failed:" in line), lines[-1]).strip()
-        msg = f"cannot connect to Postgres at {where}, database {parameters.get('dbname', '')!r}: {why}"
+        msg = f"cannot connect to Postgres at {where}, database {parameters.get('dbname', '')!r}: {why}{cure_of(why)}"
         raise ConfigurationError(msg) from error
     if int(digits) < 1:
         msg = (
@@ -114,12 +130,10 @@ async def _probe(engine: AsyncEngine, parameters: dict[str, Any]) -> None:
         raise ConfigurationError(msg)
 
 
-async def _entra_token() -> str:
+def _default_credential() -> DefaultAzureCredential:
     from azure.identity.aio import DefaultAzureCredential  # noqa: PLC0415 - costs 0.3 s, needed only with Entra
 
-    async with DefaultAzureCredential() as credential:
-        token = await credential.get_token(_ENTRA_SCOPE)
-    return token.token
+    return DefaultAzureCredential()
 
 
 async def raw(connection: AsyncConnection) -> psycopg.AsyncConnection[Any]:

@@ -111,9 +111,18 @@ async def check_fit(connection: AsyncConnection, mappings: Iterable[EntityMappin
     problems = [problem for mapping in mappings for problem in await _problems(connection, mapping)]
     if problems:
         raise MappingError("; ".join(problems))
-    blind: list[tuple[Any, ...]] = [tuple(row) for row in await connection.exec_driver_sql(_BLIND_TRIGGERS)]
-    for trigger, table in blind:
+    for trigger, table in await blind_triggers(connection):
         log.warning("fit.trigger_runs_in_mirror", trigger=trigger, table=table)
+
+
+async def blind_triggers(connection: AsyncConnection) -> list[tuple[str, str]]:
+    """Return triggers of users, and their tables, that do not ask whether the mirror writes.
+
+    Raises:
+        sqlalchemy.exc.DBAPIError: Postgres did not answer.
+
+    """
+    return [(trigger, table) for trigger, table in map(tuple, await connection.exec_driver_sql(_BLIND_TRIGGERS))]
 
 
 async def _problems(connection: AsyncConnection, mapping: EntityMapping[Any]) -> list[str]:

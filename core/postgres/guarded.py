@@ -62,6 +62,7 @@ async def apply_documents(  # noqa: PLR0913, PLR0917 - the facts of one guarded 
     *,
     patience: MirrorPatience = MirrorPatience(),  # noqa: B008 - immutable
     clock: Callable[[], float] = time.time,
+    shown: list[Change] | None = None,
 ) -> Outcome:
     """Apply documents of one container, as the change feed or a backfill showed them, in the caller's transaction.
 
@@ -78,6 +79,7 @@ async def apply_documents(  # noqa: PLR0913, PLR0917 - the facts of one guarded 
         reader: where the change alone does not say what is current.
         patience: how soon what is parked is tried again.
         clock: seconds since 1970.
+        shown: the newest change of each document is added to it, for whoever wants to know what was shown.
 
     Raises:
         PrimaryMovedError: the phase or the epoch is not `phase` any more; nothing was written.
@@ -92,6 +94,8 @@ async def apply_documents(  # noqa: PLR0913, PLR0917 - the facts of one guarded 
         mapping: changes_of(mapping, sorted_out[mapping], unusable) for mapping in types if mapping in sorted_out
     }
     changes = with_departures(mappings, container, documents, changes)
+    if shown is not None:
+        shown.extend(change for found in changes.values() for change in found.values())
     opening: Opening | None = _opening(types, phase, [identity for found in changes.values() for identity in found])
     writes: list[Write] = []
     for mapping, found in changes.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -18,6 +19,7 @@ STAMP_COLUMNS = ("crossfeed_epoch", "crossfeed_version")
 TAKEN_COLUMNS = ("crossfeed_etag", "crossfeed_ts", "crossfeed_lsn")
 KEY_DIGEST = "(md5(partition_key || id)::uuid)"
 """What stands in indexes for a key of up to 3 kB; a JSON array says itself where it ends."""
+RESERVED_NAME_PREFIX = "crossfeed:"
 ROOT_WRITTEN = "crossfeed.root_written"
 """The transaction-local setting that names the root whose repository is writing its child tables."""
 
@@ -43,8 +45,16 @@ def records(mapping: EntityMapping[Any], parameter: str) -> str:
 
 
 def literal(text: str) -> str:
-    """Quote a string constant (with standard_conforming_strings, as all supported versions have it)."""
-    return "'" + text.replace("'", "''") + "'"
+    """Quote a string constant, whatever standard_conforming_strings says."""
+    quoted_once = "'" + text.replace("'", "''") + "'"
+    return quoted_once if "\\" not in text else " E" + quoted_once.replace("\\", "\\\\")
+
+
+def dollar_quoted(text: str) -> str:
+    """Quote a text as it stands, between tags that it does not hold: the body of a function, say."""
+    tags = (f"$q{number}$" for number in count())
+    tag = next(tag for tag in tags if (text + tag).index(tag) == len(text))
+    return f"{tag}{text}{tag}"
 
 
 def text_array(texts: Iterable[str]) -> str:
@@ -90,7 +100,13 @@ def root_text(mapping: EntityMapping[Any], row: str) -> str:
 
 
 def name_problems(mapping: EntityMapping[Any]) -> list[str]:
-    """Return what is wrong with the mapping's names: a percent sign is a placeholder to the driver."""
+    """Return what is wrong with the mapping's names.
+
+    A percent sign is a placeholder to the driver; `crossfeed:` begins the names of what is in the log and no document.
+    """
     tables = (mapping.table, *(child.table for child in mapping.children))
     names = [mapping.name, *(name for table in tables for name in (table.fullname, *table.columns.keys()))]
-    return [f"the name {name!r} holds a percent sign, which cannot be used" for name in names if "%" in name]
+    problems = [f"the name {name!r} holds a percent sign, which cannot be used" for name in names if "%" in name]
+    if mapping.name.startswith(RESERVED_NAME_PREFIX):
+        problems.append(f"names that start with {RESERVED_NAME_PREFIX!r} are reserved")
+    return problems

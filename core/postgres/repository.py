@@ -243,7 +243,8 @@ class PostgresRepository(Generic[T]):
                 await put_children(connection, self._mapping, [row])
                 [(epoch, version, _)] = await self._fetch(statement, {"keys": self._keys(identity)})
         state = loaded(entity)
-        self._work.remember(entity, Loaded(identity, Stamp(epoch, version), state.etag if state else None), xid)
+        etag = state.etag if state else None
+        self._work.remember(entity, Loaded(identity, Stamp(epoch, version), etag, trusted=True), xid)
 
     # -- entities
 
@@ -254,7 +255,8 @@ class PostgresRepository(Generic[T]):
             row[child.table.name] = json.loads(items)
         document = self._mapping.document_of_row(row)
         entity = self._mapping.entity(document)
-        self._work.remember(entity, Loaded(self._mapping.identity(document), Stamp(epoch, version), etag), None)
+        identity = self._mapping.identity(document)
+        self._work.remember(entity, Loaded(identity, Stamp(epoch, version), etag, trusted=True), None)
         return entity
 
 

@@ -18,7 +18,7 @@ from core.postgres.events import recording
 from core.postgres.failures import driver_error, scrubbed, translate, translated
 from core.postgres.phases import read_phase
 from core.postgres.repository import PostgresRepository
-from core.tracing import traceparent
+from core.tracing import UnitTrace
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -72,6 +72,7 @@ class PostgresUnitOfWork:
         self._before: dict[int, tuple[Entity, Loaded | None]] = {}
         self._xid: str | None = None
         self._events: dict[Identity, list[Document]] = {}
+        self._trace = UnitTrace("postgres")
 
     async def __aenter__(self) -> Self:
         """Begin the transaction.
@@ -80,19 +81,24 @@ class PostgresUnitOfWork:
             StoreUnavailableError: Postgres did not answer.
 
         """
-        with translated("begin"):
-            connection = await self._engine.connect()
+        try:
+            with translated("begin"):
+                connection = await self._engine.connect()
+        except BaseException as error:
+            self._trace.end(error)
+            raise
         self._connection = connection
         try:
             with translated("begin"):
                 if self._isolation_level is not None:
                     await connection.execution_options(isolation_level=self._isolation_level)
                 await connection.begin()
-                if parent := traceparent():
+                if parent := self._trace.traceparent:
                     await connection.exec_driver_sql(
                         "SELECT set_config('crossfeed.traceparent', %(parent)s, true)", {"parent": parent}
                     )
-        except BaseException:
+        except BaseException as error:
+            self._trace.end(error)
             await connection.close()
             raise
         return self
@@ -106,6 +112,7 @@ class PostgresUnitOfWork:
             if connection.in_transaction():
                 await self.rollback()
         finally:
+            self._trace.end(error)
             await connection.close()
 
     @property
@@ -133,7 +140,9 @@ class PostgresUnitOfWork:
     def record(self, event: Event, *, of: Entity | Identity) -> None:
         """See UnitOfWork. The event goes into the log at the commit, behind the lock on its aggregate's row."""
         identity = self._mappings.identity_of(of)
-        self._events.setdefault(identity, []).append(self._maker.envelope(event, identity))
+        with self._trace.inside():
+            envelope = self._maker.envelope(event, identity)
+        self._events.setdefault(identity, []).append(envelope)
 
     async def commit(self) -> None:
         """See UnitOfWork. A commit whose answer was lost is looked up by its transaction id before it is reported.
@@ -160,6 +169,7 @@ class PostgresUnitOfWork:
                 self._restore()
                 raise translate(error, "commit") from scrubbed(error)
             await self._after_lost_answer(error)
+        self._trace.committed()
         self._forget()
 
     async def rollback(self) -> None:

@@ -4,44 +4,92 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from core.errors import ConfigurationError, CrossfeedError
-from functions.cli import backfill, dead_letters, demo, erase, local, outbox, phase, processes, reconcile, validate
+from core.errors import CrossfeedError
+from functions.cli import (
+    backfill,
+    completion,
+    dead_letters,
+    demo,
+    deploying,
+    doctor,
+    erase,
+    local,
+    outbox,
+    phase,
+    processes,
+    reconcile,
+    settings,
+    status,
+    validate,
+)
+from functions.cli.exit_codes import EVERY, VERBS, code_of
+from functions.cli.next_steps import next_step
 
-EXIT_CODES = """
-Exit codes: 0 done, or stopped by a signal; 1 failed (demo: something was lost, stale, echoed or dead-lettered);
-2 a setting, an option, a mapping or a schema is wrong and nothing was done; 130 interrupted by
-Ctrl-C (backfill, demo, reconcile, repair, validate, outbox resync).
-"""
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from typer.models import CommandInfo, TyperInfo
 
 app = typer.Typer(
     name="crossfeed",
-    help=f"""Keeps PostgreSQL and Azure Cosmos DB in step, and moves applications between them without losing a write.
+    help="""Keeps PostgreSQL and Azure Cosmos DB in step, and moves applications between them without losing a write.
 
     Settings come from the environment (CROSSFEED_POSTGRES_DSN, CROSSFEED_COSMOS_ENDPOINT, CROSSFEED_COSMOS_KEY,
-    CROSSFEED_COSMOS_DATABASE, CROSSFEED_MAPPINGS, …).
-
-    {EXIT_CODES}""",
+    CROSSFEED_COSMOS_DATABASE, CROSSFEED_MAPPINGS, …); crossfeed settings prints all of them, crossfeed doctor looks
+    whether they do.
+    """,
+    epilog=EVERY.text(),
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(processes.migrate)
-app.command()(processes.relay)
-app.command()(processes.mirror)
-app.command()(reconcile.reconcile)
-app.command()(validate.validate)
-app.command()(validate.repair)
-app.command()(erase.erase)
-app.command()(backfill.backfill)
-app.command()(demo.demo)
-app.add_typer(phase.app)
-app.add_typer(outbox.app)
-app.add_typer(dead_letters.app)
-app.add_typer(local.app)
+_SET_UP, _RUN, _LOOK, _MOVE, _MEND, _HERE = (
+    "Set up",
+    "Run",
+    "See how it stands",
+    "Move",
+    "Find and mend what differs",
+    "On this machine",
+)
+app.command(rich_help_panel=_SET_UP)(processes.migrate)
+app.command(rich_help_panel=_SET_UP)(deploying.grant)
+app.command(rich_help_panel=_SET_UP)(deploying.provision)
+app.command(rich_help_panel=_RUN)(processes.relay)
+app.command(rich_help_panel=_RUN)(processes.mirror)
+app.command(rich_help_panel=_LOOK)(status.status)
+app.command(rich_help_panel=_LOOK)(doctor.doctor)
+app.command(rich_help_panel=_LOOK)(settings.settings)
+app.add_typer(phase.app, rich_help_panel=_MOVE)
+app.command(rich_help_panel=_MOVE)(backfill.backfill)
+app.command(rich_help_panel=_MEND)(validate.validate)
+app.command(rich_help_panel=_MEND)(validate.repair)
+app.command(rich_help_panel=_MEND)(reconcile.reconcile)
+app.command(rich_help_panel=_MEND)(erase.erase)
+app.add_typer(dead_letters.app, rich_help_panel=_MEND)
+app.add_typer(outbox.app, rich_help_panel=_MEND)
+app.command(rich_help_panel=_HERE)(demo.demo)
+app.add_typer(local.app, rich_help_panel=_HERE)
+app.command(rich_help_panel=_HERE)(completion.completion)
+
+
+def verbs(of: typer.Typer = app, before: tuple[str, ...] = ()) -> Iterator[tuple[str, CommandInfo | TyperInfo]]:
+    """Yield every verb by the words that name it; a group that is a verb itself comes before those in it."""
+    for command in of.registered_commands:
+        assert command.callback is not None
+        yield " ".join((*before, command.name or command.callback.__name__.replace("_", "-"))), command
+    for group in of.registered_groups:
+        assert group.typer_instance is not None
+        words = (*before, str(group.typer_instance.info.name))
+        if group.typer_instance.registered_callback is not None:
+            yield " ".join(words), group
+        yield from verbs(group.typer_instance, words)
+
+
+for _name, _verb in verbs():
+    _verb.epilog = VERBS.get(_name, EVERY).text()
 
 
 def _version(wanted: bool) -> None:
@@ -64,7 +112,9 @@ def main() -> None:
     # CROSSFEED_MAPPINGS may name a module of the working directory, as with `python -m`.
     sys.path.insert(0, "")
     try:
-        app()
+        app(prog_name="crossfeed")  # however it was started: the shells' completion asks for this name
     except CrossfeedError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, ConfigurationError) else 1)
+        if (after := next_step(error, next(iter(sys.argv[1:]), ""))) is not None:
+            print(f"next: {after}", file=sys.stderr)
+        sys.exit(code_of(error))

@@ -8,7 +8,7 @@ import typer
 
 from core.migration.backfill_state import Target
 from core.settings import Settings
-from core.telemetry import configure_logging
+from functions.cli.options import AsJson, loaded
 from functions.cli.progress import print_line, showing
 from functions.cli.running import run_interruptible
 
@@ -29,7 +29,7 @@ def backfill(
     restart: Annotated[
         bool, typer.Option("--restart", help="Begin anew, rather than go on where another run was interrupted.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Give every document to Postgres, or every row and tombstone to Cosmos DB, from the primary to the other store.
 
@@ -37,14 +37,10 @@ def backfill(
     live path lags by more than CROSSFEED_BACKFILL_MAX_LAG_S. Live writes win every race. To Postgres in the phases
     cosmos_only and dual_write_cosmos_read, and in dual_write_postgres_read what is missing there; to Cosmos DB in
     dual_write_postgres_read and postgres_only. If it is interrupted, run it again: it goes on.
-
-    Exit codes: 0 done; 1 failed, refused or another one is under way; 2 a setting or an option is wrong;
-    130 interrupted by Ctrl-C.
     """
-    settings = Settings.load()
+    settings = loaded()
     if ru_per_second is not None:
         settings = settings.model_copy(update={"backfill_ru_per_second": ru_per_second})
-    configure_logging(settings)
     try:
         done = run_interruptible(_backfill(settings, to, entity or None, restart=restart))
     except typer.Exit:

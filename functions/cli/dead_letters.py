@@ -7,16 +7,16 @@ import orjson
 import typer
 
 from core.errors import CrossfeedError
+from core.printable import printable
 from core.settings import Settings
-from core.telemetry import configure_logging
 from functions.cli.letter_view import (
     facts_of_parked,
     line_of,
     line_of_parked,
     print_json,
-    printable,
 )
 from functions.cli.moments import MOMENT_HELP, parse_moment
+from functions.cli.options import AsJson, loaded
 from functions.cli.running import run
 from functions.letter_facts import facts_of
 
@@ -33,11 +33,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="dead-letters",
-    help="""What could not be applied, in either direction, with its reason.
-
-    Exit codes: 0 done; 1 a letter that was named is not there, or could not be replayed or discarded, or you said no;
-    2 an option or a setting is wrong.
-    """,
+    help="What could not be applied, in either direction, with its reason.",
     no_args_is_help=True,
 )
 
@@ -71,7 +67,6 @@ All = Annotated[bool, typer.Option("--all", help="All of them; without it someth
 Limit = Annotated[int | None, typer.Option("--limit", help="At most so many, the oldest first.", min=1)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing, say what would be done.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 @app.command("list")
@@ -87,7 +82,7 @@ def list_(  # noqa: PLR0913 - one per option
     as_json: AsJson = False,
 ) -> None:
     """List dead letters, without their documents."""
-    settings = _settings()
+    settings = loaded()
     selection = _selection(None, direction, kind, entity, id_, reason, since)
     found, letters = run(_list(settings, selection, limit))
     if as_json:
@@ -108,7 +103,7 @@ def parked(
     as_json: AsJson = False,
 ) -> None:
     """List what is no dead letter yet: it did not arrive, or a handler failed at it; it is tried again by itself."""
-    waiting = run(_parked(_settings(), entity, id_, limit))
+    waiting = run(_parked(loaded(), entity, id_, limit))
     if as_json:
         print_json({"parked": [facts_of_parked(item) for item in waiting]})
         return
@@ -123,7 +118,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Print one dead letter with the document or event that it holds."""
-    settings = _settings()
+    settings = loaded()
     letter, document = run(_show(settings, number))
     facts = facts_of(letter)
     if as_json:
@@ -160,7 +155,7 @@ def replay(  # noqa: PLR0913 - one per option
     """
     from functions.letters import Act  # noqa: PLC0415 - what `--help` need not load
 
-    settings = _settings()
+    settings = loaded()
     selection = _selection(numbers, direction, kind, entity, id_, reason, since, everything=everything)
     _act(Act.REPLAY, settings, selection, limit, dry_run=dry_run, yes=yes, as_json=as_json)
 
@@ -184,15 +179,9 @@ def discard(  # noqa: PLR0913 - one per option
     """Delete dead letters, and with them what they hold. One that is renewed meanwhile stays."""
     from functions.letters import Act  # noqa: PLC0415 - what `--help` need not load
 
-    settings = _settings()
+    settings = loaded()
     selection = _selection(numbers, direction, kind, entity, id_, reason, since, everything=everything)
     _act(Act.DISCARD, settings, selection, limit, dry_run=dry_run, yes=yes, as_json=as_json)
-
-
-def _settings() -> Settings:
-    settings = Settings.load()
-    configure_logging(settings)
-    return settings
 
 
 def _selection(  # noqa: PLR0913, PLR0917 - one per option

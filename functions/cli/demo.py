@@ -62,9 +62,6 @@ def demo(  # noqa: PLR0913 - one per option
 
     Lags run from the acknowledgement of a write to its sight in the other store, the observers' polling included.
     Exported files hold one document to a line, sorted by partition key and id, in the canonical spelling of RFC 8785.
-
-    Exit codes: 0 clean; 1 something was lost, stale, echoed or dead-lettered; 2 an option or a document is wrong;
-    130 Ctrl-C.
     """
     configure_logging(Settings.load(log_level="error"))
     _make_directory(export)

@@ -10,7 +10,7 @@ from core.content import load_exact
 from core.errors import ConfigurationError, DocumentRefusedError
 from core.identity import Identity, is_readable_id
 from core.settings import Settings
-from core.telemetry import configure_logging
+from functions.cli.options import AsJson, loaded
 from functions.cli.running import run
 
 if TYPE_CHECKING:
@@ -22,20 +22,16 @@ def erase(
     entity: Annotated[str, typer.Argument(help="The mapping's name, such as Account.")],
     key: Annotated[str, typer.Argument(help="The partition key: a text, or a JSON array with a value per level.")],
     id_: Annotated[str, typer.Argument(metavar="ID", help="The document's id.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Erase a document from both stores, from dead letters, from what is parked, and its domain events.
+    """Erase a document from both stores, dead letters, what is parked, the cache, and its domain events.
 
     Its tombstones hold the key and no content. Where the partition key is more than the id, it stays in them until the
     one in Cosmos DB has expired: an hour later, or, where it was published before, when its own TTL has passed
     (CROSSFEED_TOMBSTONE_TTL_S). Run this again then, and a keyed hash (CROSSFEED_ERASE_KEY) takes its place. Backups,
     logs of your own and continuous backups of Cosmos DB are yours to look after.
-
-    Exit codes: 0 erased (`is_complete` says whether it has to be run again); 1 failed, run it again; 2 a setting or an
-    argument is wrong.
     """
-    settings = Settings.load()
-    configure_logging(settings)
+    settings = loaded()
     erased = run(_erase(settings, entity, key, id_))
     if as_json:
         print(orjson.dumps(erased.facts()).decode())
@@ -54,7 +50,8 @@ async def _erase(settings: Settings, entity: str, key: str, id_: str) -> "Erased
     async with AsyncExitStack() as stack:
         application = await stack.enter_async_context(bootstrap(settings))
         parts = application.engine, application.store, application.mappings, settings
-        return await erase(*parts, Publisher(*parts), _identity(application.mappings, entity, key, id_))
+        identity = _identity(application.mappings, entity, key, id_)
+        return await erase(*parts, Publisher(*parts), identity, application.cache)
 
 
 def _identity(mappings: "Mappings", entity: str, key: str, id_: str) -> Identity:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import orjson
+
+from core.printable import printable
 
 if TYPE_CHECKING:
     from core.postgres.dead_letter_search import StoredLetter
@@ -41,11 +42,6 @@ def line_of_parked(item: Parked) -> str:
     what = f"{item.identity.entity} {item.identity.id}" + (f" event {item.reference}" if item.reference else "")
     when = "waits" if item.wait_s is None else f"again in {item.wait_s:.0f} s"
     return printable(f"{item.direction}  {what}  attempts {item.attempts}, {when}  {item.reason}")
-
-
-def printable(text: str) -> str:
-    """Spell what would steer a terminal as JSON does."""
-    return "".join(character if character.isprintable() else json.dumps(character)[1:-1] for character in text)
 
 
 def print_json(value: dict[str, Any]) -> None:

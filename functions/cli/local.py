@@ -4,6 +4,7 @@ import asyncio
 import json
 import shlex
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,10 +35,11 @@ def local(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Boot an embedded Postgres and an embedded Cosmos DB, and print their addresses as settings.
+    """Boot an embedded Postgres, Cosmos DB and Valkey, and print their addresses as settings.
 
-    The lines can be read by a shell: `set -a; . settings.env`. Runs until SIGTERM or Ctrl-C. If CROSSFEED_MAPPINGS is
-    set, its containers are created.
+    Valkey is the cache: it keeps nothing, and is left out where the extra 'cache' is not installed. The lines can be
+    read by a shell: `set -a; . settings.env`. Runs until SIGTERM or Ctrl-C. If CROSSFEED_MAPPINGS is set, its
+    containers are created.
     """
     if context.invoked_subcommand is not None:
         if directory is not None or as_json:
@@ -50,7 +52,7 @@ def local(
     async def body(stop: asyncio.Event) -> None:
         from core.local.stores import open_local_stores  # noqa: PLC0415 - what `--help` need not load
 
-        async with open_local_stores(directory) as stores:
+        async with open_local_stores(directory, with_cache=find_spec("redis") is not None) as stores:
             if settings.mappings:
                 await _provision(settings, stores)
             _print(stores.environment, as_json=as_json)

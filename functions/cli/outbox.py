@@ -7,8 +7,8 @@ import orjson
 import typer
 
 from core.settings import Settings
-from core.telemetry import configure_logging
 from functions.cli.moments import MOMENT_HELP, parse_moment
+from functions.cli.options import AsJson, loaded
 from functions.cli.outbox_resync import resync
 from functions.cli.running import run
 
@@ -23,23 +23,19 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="outbox",
-    help="""The log of what is on its way to Cosmos DB.
-
-    Exit codes: 0 done; 1 not possible now, nothing was changed; 2 an option or a setting is wrong.
-    """,
+    help="The log of what is on its way to Cosmos DB.",
     no_args_is_help=True,
 )
 
 app.command()(resync)
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Since = Annotated[Any, typer.Option(parser=parse_moment, metavar="MOMENT", help=f"From then on: {MOMENT_HELP}.")]
 
 
 @app.command()
 def status(as_json: AsJson = False) -> None:
     """Show what has not been sent, the age of the oldest, slots with owners and lag, and the partitions."""
-    settings = _settings()
+    settings = loaded()
     found = run(_status(settings))
     if as_json:
         print(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
@@ -62,7 +58,7 @@ def replay(
     Of documents the current state is sent; those that hold it already are left alone. Refused if messages that old were
     dropped (CROSSFEED_OUTBOX_KEEP_S).
     """
-    done = run(_replay(_settings(), since, events=events, dry_run=dry_run))
+    done = run(_replay(loaded(), since, events=events, dry_run=dry_run))
     if as_json:
         print(orjson.dumps(done).decode())
         return
@@ -73,20 +69,19 @@ def replay(
 @app.command()
 def slots(
     to: Annotated[int, typer.Option("--to", help="So many for states, and as many for events.", min=1, max=1024)],
+    *,
+    as_json: AsJson = False,
 ) -> None:
     """Change into how many slots the log is cut, so that more relays can share it (each takes whole slots).
 
     Relays must run: everything is sent first, while writers wait, for a second at most. If that is not enough, nothing
     is changed.
     """
-    run(_slots(_settings(), to))
+    run(_slots(loaded(), to))
+    if as_json:
+        print(orjson.dumps({"states": to, "events": to}).decode())
+        return
     print(f"the log is cut into {to} slots for states and {to} for events")
-
-
-def _settings() -> Settings:
-    settings = Settings.load()
-    configure_logging(settings)
-    return settings
 
 
 @asynccontextmanager

@@ -7,8 +7,8 @@ import orjson
 import typer
 
 from core.settings import Settings
-from core.telemetry import configure_logging
 from functions.cli.operator import operator
+from functions.cli.options import AsJson, loaded
 from functions.cli.progress import showing
 from functions.cli.running import run_interruptible
 
@@ -28,7 +28,7 @@ def resync(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     why: Annotated[str, typer.Option(help="The reason, for the history of epochs.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Declare this database the valid one after it was restored, rolled back, or promoted without its last commits.
 
@@ -42,8 +42,7 @@ def resync(
     if not (dry_run or yes):
         question = "Is this the database that is to be the truth, and are the relays of all others stopped?"
         typer.confirm(question, abort=True, err=True)
-    settings = Settings.load()
-    configure_logging(settings)
+    settings = loaded()
     if nothing_lost:
         epoch = run_interruptible(_adopt(settings))
         print(orjson.dumps({"epoch": epoch}).decode() if as_json else f"nothing was lost; epoch {epoch} goes on")

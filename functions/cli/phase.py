@@ -7,9 +7,10 @@ import orjson
 import typer
 
 from core.migration.report import FOREIGN_QUIET_S, PAUSE_BUDGET_S, SETTLE_S, TIMEOUT_S, StepOptions
+from core.printable import printable
 from core.settings import Settings
-from core.telemetry import configure_logging
 from functions.cli.operator import operator
+from functions.cli.options import AsJson, loaded
 from functions.cli.phase_view import lines_of_history, lines_of_plan, lines_of_report, lines_of_standing
 from functions.cli.progress import print_line, showing
 from functions.cli.running import run, run_interruptible
@@ -32,15 +33,10 @@ T = TypeVar("T")
 
 app = typer.Typer(
     name="phase",
-    help="""Which store is the primary, and how to move it: a phase at a time, forwards and back.
-
-    Exit codes: 0 done; 1 refused by a check, or not done: the report says why, and what to do; 2 a setting or an option
-    is wrong; 130 interrupted by Ctrl-C (143 by SIGTERM): until the primary has moved, everything is put back then.
-    """,
+    help="Which store is the primary, and how to move it: a phase at a time, forwards and back.",
     no_args_is_help=True,
 )
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing: print the plan, and what would refuse it.")]
 Why = Annotated[str, typer.Option(help="The reason, for the history.")]
 TimeoutS = Annotated[
@@ -82,7 +78,7 @@ def status(as_json: AsJson = False) -> None:
     """Print the phase, the switch that is under way or has crashed, and who may write to Cosmos DB."""
     from functions.phase_facts import read_standing  # noqa: PLC0415 - what `--help` need not load
 
-    _print(run(_asked(Settings.load(), read_standing)), lines_of_standing, as_json=as_json)
+    _print(run(_asked(loaded(), read_standing)), lines_of_standing, as_json=as_json)
 
 
 @app.command()
@@ -95,7 +91,7 @@ def history(
     async def question(connection: "AsyncConnection") -> "Facts":
         return {"steps": await read_history(connection, limit)}
 
-    _print(run(_asked(Settings.load(), question)), lines_of_history, as_json=as_json)
+    _print(run(_asked(loaded(), question)), lines_of_history, as_json=as_json)
 
 
 @app.command()
@@ -173,21 +169,15 @@ def resume(
 @app.command()
 def cancel(*, why: Why = "", as_json: AsJson = False) -> None:
     """Put everything back that a switch has begun, as long as the primary has not moved. Needs Postgres alone."""
-    report = run(_cancel(_settings(), why or "crossfeed phase cancel"))
+    report = run(_cancel(loaded(), why or "crossfeed phase cancel"))
     _print(report.facts(), lines_of_report, as_json=as_json)
-
-
-def _settings() -> Settings:
-    settings = Settings.load()
-    configure_logging(settings)
-    return settings
 
 
 def _plan(way: Way, options: StepOptions, *, as_json: bool) -> None:
     async def planned(migration: "Migration", row: "PhaseRow", _: "Tell") -> "Plan":
         return await migration.plan(way.of(row.phase), options)
 
-    found = run_interruptible(_migrating(_settings(), planned))
+    found = run_interruptible(_migrating(loaded(), planned))
     _print(found.facts(), lines_of_plan, as_json=as_json)
     if not found.is_possible:
         raise typer.Exit(1)
@@ -206,7 +196,7 @@ def _step(way: Way, options: StepOptions, why: str, *, dry_run: bool, as_json: b
 
 
 def _report(body: "Callable[[Migration, PhaseRow, Tell], Awaitable[Report]]", *, as_json: bool) -> None:
-    settings = _settings()
+    settings = loaded()
     try:
         done = run_interruptible(_migrating(settings, body))
     except typer.Exit:
@@ -257,4 +247,4 @@ async def _asked(settings: Settings, question: "Callable[[AsyncConnection], Awai
 
 
 def _print(facts: "Facts", lines: "Callable[[Facts], list[str]]", *, as_json: bool) -> None:
-    print(orjson.dumps(facts).decode() if as_json else "\n".join(lines(facts)))
+    print(orjson.dumps(facts).decode() if as_json else "\n".join(map(printable, lines(facts))))

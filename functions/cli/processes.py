@@ -4,20 +4,25 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated
 
+import orjson
 import structlog
 import typer
 
 from core.errors import ConflictError
 from core.phases import Phase
+from core.postgres.schema import REVISION
 from core.settings import Settings
 from core.telemetry import configure_logging
+from functions.cli.options import AsJson, loaded
 from functions.cli.running import run, run_until_stopped
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Coroutine
+    from typing import Any
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from core.phases import PhaseRow
     from functions.bootstrap import Application
 
 log = structlog.get_logger()
@@ -40,26 +45,31 @@ def migrate(
             help="The phase to begin in, such as dual_write_postgres_read; only while no step was ever made.",
         ),
     ] = None,
+    *,
+    as_json: AsJson = False,
 ) -> None:
     """Create or upgrade the schema `crossfeed` in Postgres. Your own tables are migrated by you.
 
     A new schema begins in the phase cosmos_only. Running it again changes nothing.
     """
-    settings = Settings.load()
-    configure_logging(settings)
-    run(_migrate(settings, initial_phase))
+    row = run(_migrate(loaded(), initial_phase))
+    if as_json:
+        facts = {"revision": REVISION, "phase": row.phase.label, "epoch": row.epoch, "state": row.state.value}
+        print(orjson.dumps(facts).decode())
+        return
+    print(f"schema crossfeed is current; phase {row.phase.label}, epoch {row.epoch}")
 
 
-async def _migrate(settings: Settings, initial_phase: Phase | None) -> None:
+async def _migrate(settings: Settings, initial_phase: Phase | None) -> "PhaseRow":
     from core.postgres.engine import open_engine  # noqa: PLC0415 - what `--help` need not load
     from functions.schema import upgrade  # noqa: PLC0415 - what `--help` need not load
 
     async with open_engine(settings) as engine:
         await upgrade(engine)
-        print(await _begin_in(engine, initial_phase))
+        return await _begin_in(engine, initial_phase)
 
 
-async def _begin_in(engine: "AsyncEngine", initial: Phase | None) -> str:
+async def _begin_in(engine: "AsyncEngine", initial: Phase | None) -> "PhaseRow":
     from core.postgres.phases import open_phase, read_phase  # noqa: PLC0415 - what `--help` need not load
 
     async with engine.connect() as connection:
@@ -73,7 +83,7 @@ async def _begin_in(engine: "AsyncEngine", initial: Phase | None) -> str:
             )
             raise ConflictError(msg)
         row = await open_phase(engine, initial, who="crossfeed migrate", why="initial phase")
-    return f"schema crossfeed is current; phase {row.phase.label}, epoch {row.epoch}"
+    return row
 
 
 def relay() -> None:
@@ -83,14 +93,21 @@ def relay() -> None:
     """
 
     async def body(stop: asyncio.Event) -> None:
+        from core.postgres.dead_letters import Direction  # noqa: PLC0415 - what `--help` need not load
         from core.postgres.rights import Process  # noqa: PLC0415 - what `--help` need not load
         from functions.bootstrap import bootstrap  # noqa: PLC0415 - what `--help` need not load
         from functions.endpoints import serving  # noqa: PLC0415 - what `--help` need not load
+        from functions.page.own_page import page_of_relay  # noqa: PLC0415 - what `--help` need not load
         from functions.readiness import Readiness  # noqa: PLC0415 - what `--help` need not load
+        from functions.sampling import of_relay, sampling  # noqa: PLC0415 - what `--help` need not load
 
         async with bootstrap(Settings.load(), process=Process.RELAY) as application:
-            readiness = Readiness(application.settings, application.engine, application.store, application.relay)
-            async with serving(application.settings, readiness):
+            parts = application.engine, application.store, application.relay
+            readiness = Readiness(application.settings, *parts, cache=application.cache_stats)
+            async with (
+                serving(application.settings, readiness, page_of_relay(application, readiness)),
+                sampling(application.engine, Direction.TO_COSMOS, of_relay(application.relay)),
+            ):
                 await application.relay.run(stop)
 
     configure_logging(Settings.load())
@@ -106,16 +123,22 @@ def mirror() -> None:
     """
 
     async def body(stop: asyncio.Event) -> None:
+        from core.postgres.dead_letters import Direction  # noqa: PLC0415 - what `--help` need not load
         from core.postgres.rights import Process  # noqa: PLC0415 - what `--help` need not load
         from functions.bootstrap import bootstrap  # noqa: PLC0415 - what `--help` need not load
         from functions.endpoints import serving  # noqa: PLC0415 - what `--help` need not load
         from functions.mirror_readiness import MirrorReadiness  # noqa: PLC0415 - what `--help` need not load
+        from functions.page.own_page import page_of_mirror  # noqa: PLC0415 - what `--help` need not load
+        from functions.sampling import of_processor, sampling  # noqa: PLC0415 - what `--help` need not load
 
         async with bootstrap(Settings.load(), process=Process.MIRROR) as application:
             parts = application.engine, application.store, application.processor
+            readiness = MirrorReadiness(application.settings, *parts, cache=application.cache_stats)
             async with (
-                serving(application.settings, MirrorReadiness(application.settings, *parts)),
+                serving(application.settings, readiness, page_of_mirror(application, readiness)),
+                sampling(application.engine, Direction.TO_POSTGRES, of_processor(application.processor)),
                 _reconciling(application, stop),
+                _with_canaries(application, stop),
             ):
                 await application.processor.run(stop)
 
@@ -133,8 +156,25 @@ async def _reconciling(application: "Application", stop: asyncio.Event) -> "Asyn
     if not settings.mirror_reconcile:
         yield
         return
-    one = Reconcile(application.engine, application.store, application.mappings, settings)
-    task = asyncio.ensure_future(reconcile_regularly(one, settings.reconcile_every_s, stop))
+    parts = application.engine, application.store, application.mappings, settings
+    one = Reconcile(*parts, notices=application.notices)
+    async with _beside(reconcile_regularly(one, settings.reconcile_every_s, stop)):
+        yield
+
+
+@asynccontextmanager
+async def _with_canaries(application: "Application", stop: asyncio.Event) -> "AsyncIterator[None]":
+    """Write the canaries of feed ranges meanwhile."""
+    from changefeed.canaries import FeedCanaries  # noqa: PLC0415 - what `--help` need not load
+
+    parts = application.engine, application.store, application.mappings, application.processor.leases
+    async with _beside(FeedCanaries(*parts, application.settings.canary_every_s).run(stop)):
+        yield
+
+
+@asynccontextmanager
+async def _beside(work: "Coroutine[Any, Any, None]") -> "AsyncIterator[None]":
+    task = asyncio.ensure_future(work)
     try:
         yield
     finally:

@@ -8,7 +8,7 @@ import orjson
 import typer
 
 from core.settings import Settings
-from core.telemetry import configure_logging
+from functions.cli.options import AsJson, loaded
 from functions.cli.progress import print_line, showing
 from functions.cli.running import run_interruptible
 
@@ -32,21 +32,17 @@ def reconcile(
             max=1,
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Bring both stores into step where the change feed could not: hard deletes, and what was lost on the way.
 
     While Cosmos DB is the primary, rows whose documents are gone are removed (after two reads a lag window apart), and
     documents without their row are mirrored. While Postgres is, its rows are published again. Beside live traffic, in
     small pieces, within CROSSFEED_RECONCILE_RU_PER_SECOND. If it is interrupted, run it again: it goes on.
-
-    Exit codes: 0 done; 1 failed, refused or another one is under way; 2 a setting or an option is wrong;
-    130 interrupted by Ctrl-C.
     """
-    settings = Settings.load()
+    settings = loaded()
     if max_removed_share is not None:
         settings = settings.model_copy(update={"reconcile_max_removed_share": max_removed_share})
-    configure_logging(settings)
     try:
         done = run_interruptible(_reconcile(settings, container or None, dry_run=dry_run))
     except typer.Exit:
@@ -67,7 +63,8 @@ async def _reconcile(settings: Settings, containers: list[str] | None, *, dry_ru
     async with AsyncExitStack() as stack:
         application = await stack.enter_async_context(bootstrap(settings, process=Process.MIRROR))
         progress = stack.enter_context(showing())
-        one = Reconcile(application.engine, application.store, application.mappings, settings)
+        parts = application.engine, application.store, application.mappings, settings
+        one = Reconcile(*parts, notices=application.notices)
         return await one.run(progress, containers=containers, dry_run=dry_run)
 
 

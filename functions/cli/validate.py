@@ -8,8 +8,9 @@ import orjson
 import typer
 
 from core.migration.parity import SETTLED
+from core.printable import printable
 from core.settings import Settings
-from core.telemetry import configure_logging
+from functions.cli.options import AsJson, loaded
 from functions.cli.progress import print_line, showing
 from functions.cli.running import run_interruptible
 
@@ -22,7 +23,6 @@ MOST: Final = 20_000
 
 Deep = Annotated[bool, typer.Option("--deep", help="Compare contents too, not only stamps, hashes and etags.")]
 Entity = Annotated[str | None, typer.Option("--entity", help="Only this entity type.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Settle = Annotated[
     float | None,
     typer.Option(help="Seconds that what is under way gets to arrive (CROSSFEED_RECONCILE_LAG_S).", min=0),
@@ -42,12 +42,8 @@ def validate(
     Digests of all rows and all documents first, then what they lead to; what differs is looked at again by key after
     CROSSFEED_RECONCILE_LAG_S. Within CROSSFEED_RECONCILE_RU_PER_SECOND. A few documents that expire within the hour
     are written, so that no replica answers that is behind.
-
-    Exit codes: 0 both hold the same; 1 they do not, or a store failed; 2 a setting or an option is wrong;
-    130 interrupted by Ctrl-C.
     """
-    settings = Settings.load()
-    configure_logging(settings)
+    settings = loaded()
     parity = run_interruptible(_validate(settings, deep=deep, entity=entity, settle=settle, limit=limit))
     if as_json:
         print(orjson.dumps(parity.facts()).decode())
@@ -69,12 +65,8 @@ def repair(
     Only in the phases in which one store follows the other. While Cosmos DB is the primary, documents are given to the
     mirror once more, and rows are removed whose documents two reads do not find; while Postgres is, its rows and
     tombstones are sent once more. Through the guarded writes: nothing newer is ever overwritten.
-
-    Exit codes: 0 done, or said; 1 something is left as it was, or a store failed; 2 a setting or an option is wrong;
-    130 interrupted by Ctrl-C.
     """
-    settings = Settings.load()
-    configure_logging(settings)
+    settings = loaded()
     parity, done = run_interruptible(_repair(settings, apply=apply, deep=deep, entity=entity, settle=settle))
     if as_json:
         print(orjson.dumps({"applied": apply, **done.facts(), "parity": parity.facts()}).decode())
@@ -92,6 +84,7 @@ def repair(
 async def _validate(
     settings: Settings, *, deep: bool, entity: str | None, settle: float | None, limit: int
 ) -> "Parity":
+    from core.migration.parity_record import record_parity  # noqa: PLC0415 - what `--help` need not load
     from core.migration.validation import validate  # noqa: PLC0415 - what `--help` need not load
     from functions.bootstrap import bootstrap  # noqa: PLC0415 - what `--help` need not load
 
@@ -99,7 +92,9 @@ async def _validate(
         application = await stack.enter_async_context(bootstrap(settings))
         progress = stack.enter_context(showing())
         parts = application.engine, application.store, application.mappings, settings
-        return await validate(*parts, deep=deep, entity=entity, settle_s=settle, limit=limit, progress=progress)
+        parity = await validate(*parts, deep=deep, entity=entity, settle_s=settle, limit=limit, progress=progress)
+        await record_parity(application.engine, parity)
+        return parity
 
 
 async def _repair(
@@ -117,7 +112,15 @@ async def _repair(
         parity = await validate(*parts, deep=deep, entity=entity, settle_s=settle, limit=MOST, progress=progress)
         publisher = Publisher(*parts)
         unnamed = {name: one.total - len(one.differences) for name, one in parity.entities.items()}
-        done = await repair(*parts, publisher, parity.differences, dry_run=not apply, settle_s=settle, unnamed=unnamed)
+        done = await repair(
+            *parts,
+            publisher,
+            parity.differences,
+            dry_run=not apply,
+            settle_s=settle,
+            unnamed=unnamed,
+            notices=application.notices,
+        )
         return parity, done
 
 
@@ -145,4 +148,4 @@ def _named(one: "Difference") -> str:
     fields = f", in {', '.join(one.fields)}" if one.fields else ""
     letter = f", dead letter {one.letter}" if one.letter is not None else ""
     stamps = f"Postgres {one.postgres or '-'}, Cosmos DB {one.cosmos or '-'}"
-    return f"{one.kind.value}: {one.identity.partition_key} {one.identity.id!r} ({stamps}{fields}{letter})"
+    return printable(f"{one.kind.value}: {one.identity.partition_key} {one.identity.id!r} ({stamps}{fields}{letter})")

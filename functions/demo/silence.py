@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from core.identity import Identity
+from core.postgres.canaries import CANARY
 from core.postgres.names import literal, partition_key_of, table_name
 from functions.demo.stores import fetch
 
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 
 _LAST_MESSAGE = "SELECT coalesce(max(seq), 0) FROM crossfeed.outbox"
 # An event that the mirror takes out of a document is on its way to its consumers; only a state would be an echo.
-_MESSAGES = "SELECT entity, partition_key, id FROM crossfeed.outbox WHERE seq > %(after)s AND event_id IS NULL"
+_MESSAGES = """
+    SELECT entity, partition_key, id FROM crossfeed.outbox
+    WHERE seq > %(after)s AND event_id IS NULL AND entity <> %(canary)s
+"""
 _TOMBSTONES = "SELECT entity, partition_key, id, xmin::text || ctid::text FROM crossfeed.tombstone"
 
 
@@ -33,7 +37,7 @@ async def last_message(stores: Stores) -> int:
 async def messages_after(stores: Stores, after: int) -> set[Identity]:
     """Return the documents of which an outbox message was written after the one with this sequence number."""
     async with stores.engine.connect() as connection:
-        return {Identity(*row) for row in await fetch(connection, _MESSAGES, {"after": after})}
+        return {Identity(*row) for row in await fetch(connection, _MESSAGES, {"after": after, "canary": CANARY})}
 
 
 class Silence:

@@ -7,6 +7,7 @@ from alembic import op
 from core.postgres.statements import execute
 from migrations.arming_0001 import ARMING
 from migrations.backfill_0001 import BACKFILL_ROWS, BACKFILL_TABLES
+from migrations.canary_0001 import CANARY_TABLES
 from migrations.events_0001 import EVENT_FUNCTIONS, EVENT_TABLES
 from migrations.feed_0001 import FEED_FUNCTIONS, FEED_TABLES
 from migrations.functions_0001 import FUNCTION_TABLES
@@ -17,6 +18,7 @@ from migrations.log_0001 import LOG_ROWS, LOG_TABLES
 from migrations.log_hold_0001 import LOG_HOLD_TABLES
 from migrations.mirror_parked_0001 import MIRROR_PARKED_TABLES
 from migrations.misfits_0001 import MISFITS
+from migrations.overview_0001 import OVERVIEW_TABLES
 from migrations.partitions_0001 import PARTITION_FUNCTIONS
 from migrations.phases_0001 import PHASE_FUNCTIONS, PHASE_ROWS, PHASE_TABLES
 from migrations.reconcile_0001 import RECONCILE_ROW, RECONCILE_TABLES
@@ -138,6 +140,7 @@ def upgrade() -> None:
     """Create everything."""
     tables: tuple[str, ...] = (*PHASE_TABLES, *TABLES, *LOG_TABLES, *EVENT_TABLES, *INBOX_TABLES, LINEAGE_TABLE)
     tables = (*tables, LIFE_TABLE, *RECONCILE_TABLES, *MIRROR_PARKED_TABLES, *FUNCTION_TABLES, *FEED_TABLES)
-    tables = (*tables, *WATERMARK_TABLES, *LOG_HOLD_TABLES, *BACKFILL_TABLES)
+    tables = (*tables, *WATERMARK_TABLES, *LOG_HOLD_TABLES, *BACKFILL_TABLES, *CANARY_TABLES)
+    tables = (*tables, *OVERVIEW_TABLES)
     for statement in (*tables, *FUNCTIONS, *ROWS):
         execute(op, statement)

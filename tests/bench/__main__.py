@@ -38,7 +38,9 @@ MEASURED = {
     "mirror": "The guarded write to Postgres against COPY, and against the same row by row.",
     "feed": "From the change feed to committed rows, against the SDK's feed alone and the mirror alone.",
     "parity": "The digests of a million rows against a scan of them, and the reading of documents.",
+    "cache": "What the read cache saves whose entry is there, and costs whose is not.",
     "switch": "How long writers wait while the primary moves, forwards and back.",
+    "charges": "Request units of each operation, and by the plain SDK, as the embedded server charges.",
     "peers": "Crossfeed against other outboxes, each in an environment of its own.",
 }
 """Modules beside this one with `async def measure(seconds: float, rounds: int) -> dict[str, float | int | str]`.

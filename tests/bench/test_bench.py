@@ -107,3 +107,27 @@ def test_the_figures_of_a_comparison_come_as_json() -> None:
     assert list(figures) == list(names)
     assert figures["rows"] == 1_000_000
     assert all(figure > 0 for figure in figures.values())
+
+
+def test_the_request_units_of_each_operation_come_as_json() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bench", "charges", "--json"],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    charged = json.loads(done.stdout)
+    # As many requests as the SDK alone; the envelope may make a document cost a KiB more, no more than that.
+    for operation in ("create", "read", "update", "list"):
+        assert charged[operation] <= charged[f"{operation}_by_sdk"] + 1.34, operation
+    assert charged["relay_again"] == charged["relay_first"] == charged["create"], "a steady relay reads nothing"
+    assert charged["relay_after_a_restart"] == charged["update"], "a relay that knows nothing reads once"
+
+
+@pytest.mark.chaos
+def test_the_figures_of_the_cache_come_as_json() -> None:
+    bench = [sys.executable, "-m", "tests.bench", "cache", "--json", "--seconds", "1", "--rounds", "1"]
+    done = subprocess.run(bench, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert list(figures) == ["uncached_p50_ms", "hit_p50_ms", "miss_p50_ms", "overhead_on_miss"]
+    assert all(figure > 0 for figure in figures.values())

@@ -122,7 +122,14 @@ async def open_fleet(settings: Settings, log: Path, command: str = "relay", **en
 def environment_of(settings: Settings) -> dict[str, str]:
     """Return what a process is told so that it uses the same stores."""
     assert settings.cosmos_key is not None
-    return {
+    cache: dict[str, str] = {}
+    if settings.cache_url is not None:
+        cache = {
+            "CROSSFEED_CACHE_URL": settings.cache_url.get_secret_value(),
+            "CROSSFEED_CACHE_PREFIX": settings.cache_prefix,
+            "CROSSFEED_CACHE_TIMEOUT_MS": str(settings.cache_timeout_ms),
+        }
+    return cache | {
         "CROSSFEED_POSTGRES_DSN": settings.require_postgres(),
         "CROSSFEED_COSMOS_ENDPOINT": settings.require_cosmos(),
         "CROSSFEED_COSMOS_KEY": settings.cosmos_key.get_secret_value(),

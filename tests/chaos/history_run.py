@@ -113,7 +113,6 @@ def environment() -> dict[str, str]:
         "CROSSFEED_WRITE_LEASE_S": "1.0",
         "CROSSFEED_TRANSACT_DEADLINE_S": "5",
         "CROSSFEED_POSTGRES_POOL_SIZE": "5",
-        "CROSSFEED_CANARY_EVERY_S": "0.3",
         "CROSSFEED_RELAY_LEASE_S": str(LEASE_S),
         "CROSSFEED_RELAY_PAGE_SIZE": "50",
         "CROSSFEED_RELAY_POLL_MAX_MS": "40",

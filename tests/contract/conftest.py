@@ -1,4 +1,4 @@
-"""One contract, every store: `db` runs each test of this folder on Postgres, on Cosmos DB and routed in every phase."""
+"""One contract, every store: `db` runs each test here on Postgres, on Cosmos DB, routed in every phase, and cached."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from core.cache.client import open_cache
 from core.cosmos.client import open_cosmos
 from core.domain.mappings import MAPPINGS
 from core.envelope import Origin
@@ -17,13 +18,14 @@ from core.phases import Phase, PhaseRow, PhaseState
 from core.postgres.engine import open_engine
 from core.postgres.phases import open_phase
 from core.settings import Settings
-from tests.contract.stores import CosmosDb, Db, PostgresDb, RoutedDb
+from tests.contract.stores import CachedDb, CosmosDb, Db, PostgresDb, RoutedDb
 from tests.integration.routing_steps import barrier_of, enter_phase_2
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from core.cosmos.client import CosmosStore
+    from core.local.valkey import EmbeddedValkey
     from tests.stores import CosmosServer, PostgresServer
 
 
@@ -94,6 +96,37 @@ async def empty_left_behind(
         yield db
 
 
+@pytest.fixture
+async def empty_cached(empty_postgres: PostgresDb, valkey: EmbeddedValkey) -> AsyncIterator[CachedDb]:
+    """Postgres, read through the cache."""
+    async with cached(empty_postgres, PhaseRow(Phase.POSTGRES_ONLY, 1, PhaseState.STEADY), valkey) as db:
+        yield db
+
+
+@pytest.fixture
+async def empty_cached_cosmos(empty_cosmos: CosmosDb, valkey: EmbeddedValkey) -> AsyncIterator[CachedDb]:
+    """Cosmos DB, read through the cache."""
+    async with cached(empty_cosmos, PhaseRow(Phase.COSMOS_ONLY, 1, PhaseState.STEADY), valkey) as db:
+        yield db
+
+
+@pytest.fixture
+async def empty_cached_left_behind(empty_left_behind: RoutedDb, valkey: EmbeddedValkey) -> AsyncIterator[CachedDb]:
+    """Phase 2 after a switch that left behind what is seeded, read through the cache."""
+    async with cached(empty_left_behind, empty_left_behind.phase, valkey) as db:
+        yield db
+
+
+@asynccontextmanager
+async def cached(db: Db, phase: PhaseRow, valkey: EmbeddedValkey) -> AsyncIterator[CachedDb]:
+    """Put a cache before a store; its time limit is one that a busy machine keeps."""
+    settings = Settings.load(cache_url=valkey.url, cache_timeout_ms=5000)
+    async with open_cache(settings, Mappings(MAPPINGS)) as cache:
+        assert cache is not None
+        yield CachedDb(db, cache, phase)
+        assert not cache.stats.errors
+
+
 def _in_phase(phase: Phase) -> Any:
     """Return the fixture of a phase whose primary holds everything."""
 
@@ -123,5 +156,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "db" in metafunc.fixturenames:
         left_behind = () if metafunc.module.__name__.endswith("test_lookups") else (pytest.mark.chaos,)
         phases = (pytest.param(phase.label, marks=pytest.mark.chaos) for phase in Phase)
+        # What is refused, and what comes of events, a cache has no part in.
+        module = metafunc.module.__name__.rpartition(".")[2]
+        cached = pytest.mark.chaos if module in {"test_refusals", "test_events", "test_use_cases"} else ()
+        behind = (pytest.param(f"cached_{store}", marks=pytest.mark.chaos) for store in ("cosmos", "left_behind"))
         stores = ["postgres", "cosmos", pytest.param("left_behind", marks=left_behind), *phases]
+        stores += [pytest.param("cached", marks=cached), *behind]
         metafunc.parametrize("db", stores, indirect=True)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import orjson
 from sqlalchemy import text
 
+from core.cache.changes import Changed
+from core.cache.unit_of_work import CachedUnitOfWork
 from core.cosmos.documents import CosmosDocuments
 from core.cosmos.unit_of_work import CosmosUnitOfWork
 from core.events import events_of
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from core.cache.client import Cache
     from core.content import Document
     from core.cosmos.client import CosmosStore
     from core.entity import Entity
@@ -97,7 +100,7 @@ class CosmosDb:
         self._mappings = mappings
 
     def unit_of_work(self) -> CosmosUnitOfWork:
-        return CosmosUnitOfWork(self.store, self._mappings, epoch=1)
+        return CosmosUnitOfWork(self.store, self._mappings, epoch=1, verified=True)
 
     async def seed(self, mapping: EntityMapping[Any], *documents: Document) -> None:
         container = self.store.container(mapping)
@@ -123,18 +126,48 @@ class RoutedDb:
         self._primary = primary
         self._seeded = seeded
         self._routing = routing
-        self._phase = phase
+        self.phase = phase
 
     @asynccontextmanager
     async def unit_of_work(self) -> AsyncIterator[UnitOfWork]:
         async with self._primary.unit_of_work() as work:
-            yield self._routing.routed(work, self._phase)
+            yield self._routing.routed(work, self.phase)
 
     async def seed(self, mapping: EntityMapping[Any], *documents: Document) -> None:
         await self._seeded.seed(mapping, *documents)
 
     async def events(self, identity: Identity) -> list[str]:
         return await self._primary.events(identity)
+
+
+class CachedDb:
+    """A store that is read through a cache.
+
+    Args:
+        db: the store.
+        cache: of a process.
+        phase: in which it reads.
+
+    """
+
+    def __init__(self, db: Db, cache: Cache, phase: PhaseRow) -> None:
+        self._db = db
+        self._cache = cache
+        self._phase = phase
+
+    @asynccontextmanager
+    async def unit_of_work(self) -> AsyncIterator[UnitOfWork]:
+        async with self._db.unit_of_work() as work, CachedUnitOfWork(work, self._cache, self._phase) as cached:
+            yield cached
+
+    async def seed(self, mapping: EntityMapping[Any], *documents: Document) -> None:
+        await self._db.seed(mapping, *documents)
+        await self._cache.changed(
+            [Changed(mapping.identity(document), None, content=document) for document in documents]
+        )
+
+    async def events(self, identity: Identity) -> list[str]:
+        return await self._db.events(identity)
 
 
 async def save(db: Db, *entities: Entity) -> None:

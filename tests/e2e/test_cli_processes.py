@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
+import redis
 from azure.cosmos import PartitionKey
 
 from core.domain.mappings import ACCOUNTS
@@ -119,7 +120,9 @@ def test_local_boots_both_stores_prints_settings_keeps_its_directory_and_leaves_
 ) -> None:
     process = start("local", "--directory", str(kept_directory))
     assert process.stdout is not None
-    printed = by_a_shell([process.stdout.readline() for _ in range(3)])
+    printed = by_a_shell([process.stdout.readline() for _ in range(4)])
+    with redis.Redis.from_url(printed["CROSSFEED_CACHE_URL"]) as cache:
+        assert cache.ping()
     dsn = printed["CROSSFEED_POSTGRES_DSN"]
     execute(dsn, "CREATE TABLE kept AS SELECT 1 AS n")
     with sync_client(printed["CROSSFEED_COSMOS_ENDPOINT"], printed["CROSSFEED_COSMOS_KEY"]) as client:

@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from core.cosmos.feed import pages
 
@@ -57,11 +57,14 @@ class Worker:
         self._calls = 0
 
     @classmethod
-    async def start(cls, environment: Mapping[str, str], directory: Path = ROOT) -> Worker:
+    async def start(
+        cls, environment: Mapping[str, str], directory: Path = ROOT, errors: IO[bytes] | None = None
+    ) -> Worker:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "tests.functions.worker", str(directory)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            stderr=errors,
             limit=1 << 30,
             env=dict(environment),
             cwd=ROOT,

@@ -39,7 +39,7 @@ async def _through(
     """Let documents through a host that spells them in its way."""
     listeners = await installation.listeners("Accounts")
     if canaries:
-        await write_canaries(installation.store, ACCOUNTS, 2, 600)
+        await write_canaries(installation.store, ACCOUNTS, (0.0, 2))
     container = installation.store.container(ACCOUNTS)
     await asyncio.gather(*(container.upsert_item(dict(document)) for document in documents))
     for listener in listeners:

@@ -36,8 +36,8 @@ async def test_tombstones_are_purged_by_the_page_but_not_while_postgres_is_the_p
 async def test_a_feed_range_that_is_no_more_is_forgotten(engine: AsyncEngine, settings: Settings) -> None:
     async with engine.begin() as connection:
         await connection.exec_driver_sql(
-            "INSERT INTO crossfeed.canary (container, id, written_etag, seen_etag, unseen_since, at) VALUES"
-            " ('c', 'gone', 'b', 'a', now() - interval '25 hours', now() - interval '25 hours'),"
-            " ('c', 'here', 'a', 'a', NULL, now())"
+            "INSERT INTO crossfeed.canary (direction, container, part, written, seen, unseen_since, at) VALUES"
+            " ('to_postgres', 'c', 'gone', 'b', 'a', now() - interval '25 hours', now() - interval '25 hours'),"
+            " ('to_postgres', 'c', 'here', 'a', 'a', NULL, now())"
         )
     assert (await purge(engine, settings)).canaries == 1

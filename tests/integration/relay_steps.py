@@ -102,6 +102,13 @@ async def until(true: Callable[[], bool | Awaitable[bool]], timeout_s: float = 2
             await asyncio.sleep(0.01)
 
 
+async def waits(engine: AsyncEngine) -> bool:
+    """Whether anybody waits for a table."""
+    async with engine.connect() as connection:
+        found = await connection.exec_driver_sql("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
+        return bool(found.scalar_one())
+
+
 @asynccontextmanager
 async def relaying(
     settings: Settings, mappings: Mappings, engine: AsyncEngine, store: CosmosStore

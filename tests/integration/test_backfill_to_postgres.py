@@ -203,8 +203,8 @@ async def test_it_lets_the_mirror_pass_that_lags(steps: Steps, settings: Setting
     await steps.add(Account(id="a"))
     await run(
         steps.engine,
-        "INSERT INTO crossfeed.canary (container, id, unseen_since)"
-        " VALUES ('Accounts', 'canary', clock_timestamp() - interval '1 minute')",
+        "INSERT INTO crossfeed.canary (direction, container, part, unseen_since)"
+        " VALUES ('to_postgres', 'Accounts', 'canary', clock_timestamp() - interval '1 minute')",
     )
     some = Pieces(1)
     one = backfill(steps, settings, Target.POSTGRES)

@@ -77,9 +77,15 @@ async def test_a_move_of_the_primary_needs_a_live_relay_and_a_live_mirror(town: 
     assert "nobody reads the feed of 'Accounts'" in found["mirror"]
     await run(
         town.engine,
-        "INSERT INTO crossfeed.canary (container, id, written_etag, seen_etag)"
-        " SELECT name, 'c', 'e', 'e' FROM unnest(ARRAY['Accounts', 'GameSessions', 'PendingSignups', 'UserProfiles'])"
-        " AS name",
+        "INSERT INTO crossfeed.canary (direction, container, part, written, seen)"
+        " SELECT 'to_postgres', name, 'c', 'e', 'e'"
+        " FROM unnest(ARRAY['Accounts', 'GameSessions', 'PendingSignups', 'UserProfiles']) AS name",
+    )
+    assert list(await refused(town, POSTGRES)) == ["relay", "mirror"]  # whoever wrote them has ended since
+    await run(
+        town.engine,
+        "INSERT INTO crossfeed.trigger_progress (function, container, batches, documents, newest_ts)"
+        " SELECT container, container, 1, 1, 1 FROM crossfeed.canary",
     )
     assert list(await refused(town, POSTGRES)) == ["relay"]  # the triggers of Azure Functions are a mirror, too
 

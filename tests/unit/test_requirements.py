@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 def _declared() -> Iterator[Requirement]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    yield from map(Requirement, [*project["dependencies"], *project["optional-dependencies"]["functions"]])
+    extras = project["optional-dependencies"]
+    yield from map(Requirement, [*project["dependencies"], *extras["functions"], *extras["cache"]])
 
 
 def _needed(requirements: list[Requirement]) -> set[str]:
