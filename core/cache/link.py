@@ -89,10 +89,10 @@ class Link:
             self._failed(error)
             return None
         failed = [answer for answer in answers if isinstance(answer, RedisError)]
-        if len(failed) < len(answers):
-            self._breaker.worked()
-        else:
+        if failed and len(failed) == len(answers):
             self._failed(failed[0])
+        else:
+            self._breaker.worked()
         return [None if isinstance(answer, RedisError) else answer for answer in answers]
 
     async def _sent(self, commands: list[_Command]) -> list[Any]:

@@ -101,7 +101,7 @@ class Telling:
             await asyncio.sleep(pause_s)
             pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
             await self._retell()
-        self._again = None
+        self._again, self._is_away = None, False
 
     async def _retell(self) -> None:
         """Try each once: what is refused does not hold up the others, and is given up when it matters no more."""
@@ -113,7 +113,14 @@ class Telling:
             mattering = [(at, change) for at, change in page if at >= oldest]
             self._lose(len(page) - len(mattering))
             changes = [change for _, change in mattering]
-            untold = {id(change) for change in self._untold_of(changes, await self._entries.change(changes))}
+            if not changes:
+                continue
+            try:
+                answers = await self._entries.change(changes)
+            except asyncio.CancelledError:
+                self._untold.extendleft(reversed(mattering))  # whoever closes counts what is left
+                raise
+            untold = {id(change) for change in self._untold_of(changes, answers)}
             self._untold.extend((at, change) for at, change in mattering if id(change) in untold)
             if self._is_away:
                 return

@@ -20,7 +20,13 @@ if TYPE_CHECKING:
     from core.mapping import EntityMapping
     from core.postgres.rights import Process
 
-_ROLE = text("SELECT rolsuper FROM pg_roles WHERE rolname = :role")
+# What is taken from a role that owns the schema is taken from every function that runs with its owner's rights.
+_ROLE = text("""
+    SELECT r.rolsuper, EXISTS (SELECT FROM pg_namespace n WHERE n.nspname = 'crossfeed' AND n.nspowner = r.oid)
+        OR EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+            WHERE n.nspname = 'crossfeed' AND c.relowner = r.oid)
+    FROM pg_roles r WHERE r.rolname = :role
+""")
 
 _OWN = """
     REVOKE ALL ON ALL TABLES IN SCHEMA crossfeed FROM {role};
@@ -87,15 +93,22 @@ async def grant(
         entra_object: of the identity that the role is for: it is created where there is none, and bound to it again.
 
     Raises:
-        ConfigurationError: there is no such role and no identity to make it for, or the role is a superuser.
+        ConfigurationError: there is no such role and no identity to make it for, or the role is a superuser, or owns
+            the schema.
         sqlalchemy.exc.DBAPIError: Postgres refused a statement.
 
     """
     # Two at once would update the same rows of the catalogue.
     await connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtextextended('crossfeed.migrate', 0))")
-    found = (await connection.execute(_ROLE, {"role": role})).scalar_one_or_none()
-    if found:
+    found = (await connection.execute(_ROLE, {"role": role})).one_or_none()
+    is_superuser, is_owner = found or (False, False)
+    if is_superuser:
         msg = f"the role {role} is a superuser, so that no right can be kept from it: give the process another one"
+        raise ConfigurationError(msg)
+    if is_owner:
+        msg = (
+            f"the role {role} owns the schema crossfeed, or a part of it, and needs all of it: give the process another"
+        )
         raise ConfigurationError(msg)
     if found is None and entra_object is None:
         msg = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -39,7 +40,8 @@ def secured(parameters: Mapping[str, Any], settings: Settings) -> dict[str, Any]
     """
     unsaid = _of_the_environment()
     found = dict(parameters)
-    hosts = str(found.get("hostaddr") or found.get("host") or unsaid.get("host", "")).split(",")
+    addresses, names = (str(found.get(of) or unsaid.get(of, "")).split(",") for of in ("hostaddr", "host"))
+    hosts = [address or name for address, name in zip_longest(addresses, names, fillvalue="")]
     # What a service of pg_service.conf leads to is only known to libpq.
     is_elsewhere = "service" in found or not all(may_be_plain(host, settings) for host in hosts)
     mode = found.get("sslmode") or unsaid.get("sslmode", _UNSAID)

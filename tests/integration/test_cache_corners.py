@@ -18,6 +18,7 @@ from core.errors import ConfigurationError
 from core.mappings import Mappings
 from core.settings import Settings
 from tests.integration.cache_steps import Held, account, open_client
+from tests.integration.relay_steps import until
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -49,7 +50,7 @@ async def test_readers_of_what_cannot_be_kept_do_not_queue(
     loading = asyncio.create_task(one.get("a", held))
     await held.has_read.wait()
     waiting = [asyncio.create_task(one.name_of("a")) for _ in range(5)]
-    await asyncio.sleep(0.02)
+    await until(lambda: one.cache.stats.waits == 5)
     held.let_go.set()
     await loading
     assert await asyncio.gather(*waiting) == ["Ann"] * 5
@@ -134,3 +135,15 @@ async def test_a_read_beside_a_write_of_the_same_unit_keeps_nothing(clients: tup
         await one.landed()
     assert one.cache.stats.fills == 0
     assert await other.name_of("a") == "old"
+
+
+async def test_an_outage_that_lasts_until_nothing_untold_matters_leaves_nothing_behind(
+    opened: AsyncEngine, own_valkey: EmbeddedValkey
+) -> None:
+    async with open_client(opened, own_valkey, cache_ttl_s=0.5, cache_timeout_ms=200) as client:
+        own_valkey.kill()
+        await client.cache.tell([Change("crossfeed:Account:a")])
+        await asyncio.sleep(0.4)
+        own_valkey.start()
+        await until(lambda: client.cache.stats.invalidations + client.cache.stats.invalidations_lost > 0)
+        assert await client.cache.tell([Change("crossfeed:Account:b")]) == 0

@@ -151,6 +151,17 @@ async def test_a_role_that_is_not_there_or_a_superuser_is_refused_with_the_cure(
             await grant(connection, owner, [Process.RELAY], mappings)
 
 
+async def test_the_owner_keeps_its_rights_with_which_every_function_runs(
+    engine: AsyncEngine, mappings: Mappings
+) -> None:
+    name = f"owner_{uuid.uuid4().hex}"
+    async with engine.connect() as connection:  # rolled back
+        await connection.exec_driver_sql(f"CREATE ROLE {name}")
+        await connection.exec_driver_sql(f"ALTER TABLE crossfeed.outbox OWNER TO {name}")
+        with pytest.raises(ConfigurationError, match="owns the schema crossfeed, or a part of it"):
+            await grant(connection, name, [Process.APPLICATION], mappings)
+
+
 async def test_a_server_that_knows_no_managed_identities_creates_no_role_for_one(
     engine: AsyncEngine, mappings: Mappings
 ) -> None:

@@ -96,6 +96,8 @@ def test_what_a_browser_adds_by_itself_lets_nobody_act() -> None:
         {**HERE, "x-forwarded-for": "203.0.113.9"},
         {**HERE, "forwarded": "for=203.0.113.9"},
         {**HERE, "x-forwarded-host": "status.example"},
+        {**HERE, "x-forwarded-proto": "https"},
+        {**HERE, "via": "1.1 proxy"},
     ],
 )
 def test_who_comes_by_another_name_or_through_a_proxy_is_no_local_reader(headers: dict[str, str]) -> None:

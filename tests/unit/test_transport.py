@@ -91,6 +91,13 @@ def test_postgres_elsewhere_must_prove_who_it_is(host: str) -> None:
     assert parameters(f"host={host} user=me") == {"sslmode": "verify-full", "sslrootcert": trusted_roots()}
 
 
+def test_an_address_counts_before_the_name_that_it_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parameters("host=db1,db2 hostaddr=127.0.0.1, user=me")["sslmode"] == "verify-full"
+    assert parameters("host=db.example.test hostaddr=127.0.0.1 user=me") == {}
+    monkeypatch.setenv("PGHOSTADDR", "10.1.2.3")
+    assert parameters("host=localhost user=me")["sslmode"] == "verify-full"
+
+
 @pytest.mark.parametrize("dsn", ["host=/tmp user=me", "postgresql://me@127.0.0.1/db", "postgresql://me@localhost/db"])
 def test_postgres_on_this_machine_is_left_to_libpq(dsn: str) -> None:
     assert parameters(dsn) == {}
