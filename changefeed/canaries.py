@@ -15,6 +15,7 @@ from core.waiting import pause
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Collection
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -26,12 +27,16 @@ log = structlog.get_logger()
 
 LOOK_S: Final = 1.0
 """How often it is looked whether one is due, in seconds, at most."""
+HOLD_S: Final = 300.0
+"""For how long a canary that has not come out is not written again, in seconds, at least."""
 FORGET_S: Final = 60.0
 """How often those are forgotten that others have left, where canaries are switched off, in seconds."""
 
 
-async def write_feed_canaries(engine: AsyncEngine, store: CosmosStore, mappings: Mappings, container: str) -> None:
-    """Write the canary of every feed range of a container, and record them.
+async def write_feed_canaries(
+    engine: AsyncEngine, store: CosmosStore, mappings: Mappings, container: str, held: Collection[str] = ()
+) -> None:
+    """Write the canary of every feed range of a container, but those that are held, and record them.
 
     Raises:
         StoreUnavailableError: a store did not answer; some may have been written.
@@ -39,8 +44,8 @@ async def write_feed_canaries(engine: AsyncEngine, store: CosmosStore, mappings:
 
     """
     carried = await clock_and_epoch(engine)
-    written = await write_canaries(store, mappings.in_container(container)[0], carried)
-    etags = {mark.id: mark.etag for mark in written.values()}
+    found = await write_canaries(store, mappings.in_container(container)[0], carried, held=held)
+    etags = {mark.id: mark.etag for mark in found.values()}
     await record_written(engine, container, mappings.containers, carried, etags)
 
 
@@ -54,6 +59,7 @@ class FeedCanaries:
         mappings: whose containers.
         leases: the processor's.
         every_s: seconds between two; 0: none are written, and those that there are are forgotten.
+        hold_s: for how long one that has not come out is not written again, in seconds; a lag beyond it hides all.
 
     """
 
@@ -62,6 +68,7 @@ class FeedCanaries:
     mappings: Mappings
     leases: FeedLeases
     every_s: float
+    hold_s: float = HOLD_S
 
     async def run(self, stop: asyncio.Event) -> None:
         """Write them until `stop` is set; whatever fails is logged, and tried again."""
@@ -82,11 +89,11 @@ class FeedCanaries:
 
         """
         mine = [name for name in self.mappings.containers if self._is_mine(name)] if self.leases.left_s > 0 else []
-        due = await containers_due(self.engine, mine, self.every_s) if mine else []
+        due = await containers_due(self.engine, mine, self.every_s, self.hold_s) if mine else {}
         failed: list[CrossfeedError] = []
-        for container in due:
+        for container, held in due.items():
             try:
-                await write_feed_canaries(self.engine, self.store, self.mappings, container)
+                await write_feed_canaries(self.engine, self.store, self.mappings, container, held)
             except CrossfeedError as error:
                 failed.append(error)
         if failed:

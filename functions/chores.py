@@ -20,6 +20,7 @@ from core.errors import CrossfeedError
 from core.migration.parity_record import record_parity
 from core.migration.validation import validate as compared
 from core.phases import Phase, PhaseState
+from core.postgres.canaries import containers_due
 from core.postgres.mirror_parking import MirrorPatience
 from core.settings import DAY
 from functions.sampling import sample_triggers
@@ -44,16 +45,20 @@ async def write_all_canaries(runtime: Runtime) -> None:
     """Write the canaries of every mapped container, and record them: they must come out of the triggers.
 
     In every phase: a trigger tells nothing else of itself, and has to work before the primary may move to its side.
+    One that has not come out is left alone as long as it may be on its way.
 
     Raises:
         CrossfeedError: a store did not take those of a container; those of the others are written.
 
     """
     async with runtime.application() as application:
+        engine, mappings = application.engine, application.mappings
         failed: list[CrossfeedError] = []
-        for container in application.mappings.containers:
+        hold_s = application.settings.functions_max_lag_s
+        due = await containers_due(engine, mappings.containers, 0, hold_s, always=True)
+        for container, held in due.items():
             try:
-                await write_feed_canaries(application.engine, application.store, application.mappings, container)
+                await write_feed_canaries(engine, application.store, mappings, container, held)
             except CrossfeedError as error:
                 log.warning("canary.not_written", container=container, reason=str(error))
                 failed.append(error)

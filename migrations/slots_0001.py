@@ -4,7 +4,8 @@ from __future__ import annotations
 
 SLOT_FUNCTIONS = (
     # -- Identities hash to so many slots for their states, and to as many after those for their events. The number is a
-    # -- literal in the functions. The caller knows that everything in the log was sent; tokens go on from the old ones.
+    # -- literal in the functions. The caller knows that everything in the log was sent; tokens go on from the old ones,
+    # -- and no canary (core.postgres.canaries) is older than the new slots: the first ones are due at once.
     """
     CREATE FUNCTION crossfeed.cut_slots(slots integer) RETURNS void LANGUAGE plpgsql AS $$
     DECLARE
@@ -25,6 +26,11 @@ SLOT_FUNCTIONS = (
             SELECT slot, CASE WHEN slot < slots THEN 'states' ELSE 'events' END, pg_current_snapshot(), last.token + 1,
                 last.system_identifier, last.timeline
             FROM generate_series(0, 2 * slots - 1) AS slot;
+        IF last.token >= 0 THEN
+            INSERT INTO crossfeed.canary (direction, container, part, epoch, crossed_at, at)
+                SELECT 'to_cosmos', '', slot, epoch, clock_timestamp(), clock_timestamp() - interval '1 h'
+                FROM crossfeed.slot, crossfeed.phase;
+        END IF;
     END $$
     """,
     # -- What each slot has not sent: exact up to `bound` messages of the slots that stand at one cursor, at least that

@@ -68,15 +68,16 @@ class CanaryTarget(Protocol):
         ...
 
 
-# Nobody else's slots. Sooner when a slot was taken: whoever held it before may have died with what arrived; but not at
-# once, or slots that change hands all the time, because everything is slow, would make it slower.
+# Nobody else's slots, and none that this process leaves alone because it is pinned to another phase. Sooner when a slot
+# was taken: whoever held it before may have died with what arrived; but not at once, or slots that change hands all the
+# time, because everything is slow, would make it slower.
 # What lies in the future was written before a clock was put back. The fence on the log refuses what comes too late.
 _DUE = """
     SELECT p.epoch, array_agg(s.slot ORDER BY s.slot), array_agg(s.token ORDER BY s.slot)
     FROM crossfeed.phase p, crossfeed.slot s
     JOIN unnest(%(slots)s::smallint[], %(tokens)s::bigint[]) AS held(slot, token) USING (slot, token)
     WHERE p.state = 'steady' AND (p.phase = 2 OR p.phase = 3 AND s.carries = 'events')
-        AND NOT EXISTS (
+        AND p.phase = coalesce(%(pinned)s::smallint, p.phase) AND NOT EXISTS (
             SELECT FROM crossfeed.canary c
             WHERE c.direction = 'to_cosmos' AND c.container = '' AND c.part = s.slot::text AND c.epoch = p.epoch
                 AND c.at BETWEEN clock_timestamp() - make_interval(secs => %(every_s)s * CASE
@@ -137,7 +138,7 @@ class Canaries:
     """The canaries of the slots that a relay holds.
 
     Args:
-        settings: `canary_every_s`; 0: none are written, and those that there are are forgotten.
+        settings: `canary_every_s`; 0: none are written, and those that there are are forgotten; and the pinned phase.
         engine: the database.
         leases: the relay's.
         target: where their documents go; without it canaries are passed over.
@@ -146,6 +147,7 @@ class Canaries:
 
     def __init__(self, settings: Settings, engine: AsyncEngine, leases: Leases, target: CanaryTarget | None) -> None:
         self._every_s = settings.canary_every_s
+        self._pinned = None if settings.phase is None else settings.phase.value
         self._engine = engine
         self._leases = leases
         self._target = target
@@ -201,6 +203,7 @@ class Canaries:
             "tokens": list(held.values()),
             "taken": [slot for slot, token in held.items() if self._begun.get(slot) != token],
             "every_s": self._every_s,
+            "pinned": self._pinned,
         }
         with suppress(PrimaryMovedError), translated("writing canaries"):  # a switch may begin after the look
             async with self._engine.connect() as connection:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import text
 
 from core.errors import ConflictError
+from core.postgres.canaries import CANARY
 from core.postgres.failures import translated
 from core.postgres.phases import GIVE_WAY, read_phase
 from outbox.log_reader import sends
@@ -34,11 +35,13 @@ _AGO = text("SELECT clock_timestamp() - CAST(:ago AS interval)")
 
 _DROPPED = text("SELECT max(newest_at) FROM crossfeed.outbox_partition WHERE newest_at >= :since")
 
+# Canaries are nobody's messages.
 _FOUND = text("""
     SELECT count(*), count(DISTINCT (entity, partition_key, id)),
-        (SELECT m.xid::text FROM crossfeed.outbox m WHERE m.at >= :since ORDER BY m.xid LIMIT 1)
+        (SELECT m.xid::text FROM crossfeed.outbox m WHERE m.at >= :since AND m.entity <> :canary ORDER BY m.xid LIMIT 1)
     FROM crossfeed.outbox
-    WHERE at >= :since AND CASE WHEN event_id IS NULL THEN 'states' ELSE 'events' END = ANY (:kinds)
+    WHERE at >= :since AND entity <> :canary
+        AND CASE WHEN event_id IS NULL THEN 'states' ELSE 'events' END = ANY (:kinds)
 """)
 
 # What a cursor had not seen, it has not seen now; nor anything from the first transaction on. Owners lose their lease:
@@ -85,7 +88,8 @@ async def replay(engine: AsyncEngine, since: datetime | timedelta, *, events: bo
                     f" {dropped.isoformat()}; ask for later ones, or publish everything: crossfeed outbox resync"
                 )
                 raise ConflictError(msg)
-            found = (await connection.execute(_FOUND, {"since": moment, "kinds": kinds})).one()
+            asked = {"since": moment, "kinds": kinds, "canary": CANARY}
+            found = (await connection.execute(_FOUND, asked)).one()
             messages, documents, first = tuple(found)
             if messages and not dry_run:
                 await connection.execute(_REWIND, {"first": first, "kinds": kinds})

@@ -18,6 +18,8 @@ from core.identity import Identity
 from core.mapping import RESERVED_ID_PREFIX
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from core.content import Document
     from core.cosmos.client import CosmosStore
     from core.cosmos.watermarks import Watermark
@@ -37,7 +39,11 @@ DATES: Final = (
 
 
 async def write_canaries(
-    store: CosmosStore, mapping: EntityMapping[Any], carried: tuple[float, int], ttl: int = CANARY_TTL_S
+    store: CosmosStore,
+    mapping: EntityMapping[Any],
+    carried: tuple[float, int],
+    ttl: int = CANARY_TTL_S,
+    held: Collection[str] = (),
 ) -> dict[str, Watermark]:
     """Write the canary of every feed range of the mapping's container, again and again under the same few ids.
 
@@ -46,9 +52,10 @@ async def write_canaries(
         mapping: whose container.
         carried: what they carry: when they were written, in seconds since 1970 by the clock of Postgres, and the epoch.
         ttl: how long they live unless they are written again, in seconds.
+        held: the ids of those that are left as they are (see `core.cosmos.watermarks.write_marks`).
 
     Returns:
-        What was written, by the key of its feed range.
+        What is there, by the key of its feed range.
 
     Raises:
         StoreUnavailableError: Cosmos DB did not take one of them; some may have been written.
@@ -62,7 +69,7 @@ async def write_canaries(
         document[ENVELOPE] |= {SENT: sent, "dates": list(DATES)}
         return document
 
-    return await write_marks(store, mapping, CANARY, ttl, mark)
+    return await write_marks(store, mapping, CANARY, ttl, mark, held=held)
 
 
 class SlotCanaries:

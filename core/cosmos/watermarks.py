@@ -14,7 +14,7 @@ from core.identity import Identity
 from core.mapping import RESERVED_ID_PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from core.content import Document
     from core.cosmos.client import CosmosStore
@@ -58,8 +58,14 @@ async def write_watermarks(
     return await write_marks(store, mapping, f"{WATERMARK}-{epoch}", ttl, partial(internal_document, WATERMARK, epoch))
 
 
-async def write_marks(
-    store: CosmosStore, mapping: EntityMapping[Any], name: str, ttl: int, mark: Callable[[Document], Document]
+async def write_marks(  # noqa: PLR0913 - what they are made from
+    store: CosmosStore,
+    mapping: EntityMapping[Any],
+    name: str,
+    ttl: int,
+    mark: Callable[[Document], Document],
+    *,
+    held: Collection[str] = (),
 ) -> dict[str, Watermark]:
     """Write one document of ours into every feed range of the mapping's container.
 
@@ -71,9 +77,10 @@ async def write_marks(
         name: what the ids of the documents begin with, after what all ids of ours begin with.
         ttl: how long they live, in seconds.
         mark: makes a document of ours from its key and TTL.
+        held: the ids of those that are left as they are; their `_ts` is told as 0, their `_etag` as empty.
 
     Returns:
-        What was written, by the key of its feed range (see `core.cosmos.feed.FeedRange`).
+        What is in each, by the key of the feed range (see `core.cosmos.feed.FeedRange`).
 
     Raises:
         StoreUnavailableError: Cosmos DB did not take one of them; some may have been written.
@@ -92,8 +99,11 @@ async def write_marks(
             point = await container.feed_range_from_partition_key(list(identity.parts))
             for key, token in open_ranges.items():
                 if await container.is_feed_range_subset(dict(token), point):
-                    stored = await container.upsert_item(mark(mapping.placeholder(identity, ttl)))
-                    written[key] = Watermark(int(stored["_ts"]), str(stored["_etag"]), str(stored["id"]))
+                    if id_ in held:
+                        written[key] = Watermark(0, "", id_)
+                    else:
+                        stored = await container.upsert_item(mark(mapping.placeholder(identity, ttl)))
+                        written[key] = Watermark(int(stored["_ts"]), str(stored["_etag"]), id_)
                     del open_ranges[key]
                     break
     except DRIVER_ERRORS as error:

@@ -164,7 +164,7 @@ async def _mirror(connection: AsyncConnection, asked: Asked) -> Check:
     most = asked.settings.functions_max_lag_s
     problems, alive = [], 0
     for container, processors, written_s, unseen_s in await _mirrors(connection, asked):
-        by_triggers = written_s is not None and written_s <= most and unseen_s <= most
+        by_triggers = written_s is not None and written_s <= 2 * most and unseen_s <= most
         if processors or by_triggers:
             alive += 1
         else:

@@ -17,12 +17,15 @@ the other side; `unseen_since`, since when one is on its way. All times are Post
 at which its writer asked for it. So the age of a part is at most its lag and the time between two canaries, whoever
 died: the writer, the carrier, or a store.
 
+- Of a feed only the newest version of a document comes out. So one that is on its way to Postgres is not written again,
+  but when it must be lost, or no lag is bearable that long; or behind a steady lag none would ever come out.
 - A canary holds nothing up. A relay sends what it finds beside the pages, and what Cosmos DB does not take again, until
   the next one of its slot is there. It never counts as a message, as backlog, or as something that a barrier, a re-sync
   or a marker waits for.
 - While a switch drains, none is written (in the log the fence would refuse it), and only one under way can be late.
-- An epoch begins anew: how long nothing crossed while it was not to is no age.
-- Slots that are cut anew, and ranges that are split, merged or mapped no more, leave no row behind; documents expire.
+- An epoch begins anew, as do slots that are cut anew, and what was drained for a switch that was cancelled: how long
+  nothing crossed while it was not to is no age.
+- Ranges that are split, merged or mapped no more, and slots, leave no row behind; documents expire.
 - Several writers, a writer that slept, a message that is read twice: the same few rows and documents, and `crossed_at`
   never goes back, but when the clock does.
 """
@@ -65,14 +68,17 @@ class CanaryLag:
     lag_s: float | None
 
 
-# Of what is carried in this phase. Of an earlier epoch is what had no writer since.
+# Of what is carried in this phase. Of an earlier epoch is what had no writer since. What was on its way before a drain,
+# and still is, gains nothing by it.
 _AGES = """
     WITH p AS (
         SELECT phase, epoch, state, clock_timestamp() AS now, (
-            SELECT at FROM crossfeed.phase_history h WHERE h.epoch = phase.epoch) AS since
+            SELECT at FROM crossfeed.phase_history h WHERE h.epoch = phase.epoch) AS since, (
+            SELECT max(ended_at) FROM crossfeed.switch s
+            WHERE s.step = 'cancelled' AND s.from_epoch = phase.epoch AND ended_at <= clock_timestamp()) AS undrained
         FROM crossfeed.phase
     ), known AS (
-        SELECT c.* FROM crossfeed.canary c JOIN p USING (epoch) WHERE c.written IS NOT NULL
+        SELECT c.* FROM crossfeed.canary c JOIN p USING (epoch)
     ), parts AS (
         SELECT 'to_cosmos' AS direction, '' AS container, s.slot::text AS part FROM crossfeed.slot s, p
         WHERE p.phase = 2 OR p.phase = 3 AND s.carries = 'events'
@@ -85,10 +91,11 @@ _AGES = """
         WHERE p.phase = 1 AND followed.feed LIKE 'mirror/%%' AND NOT EXISTS (
             SELECT FROM known k WHERE k.direction = 'to_postgres' AND k.container = substr(followed.feed, 8))
     )
-    SELECT parts.direction, parts.container, parts.part, k.lag_s, k.part IS NOT NULL,
+    SELECT parts.direction, parts.container, parts.part, k.lag_s, k.written IS NOT NULL,
         greatest(0, extract(epoch FROM p.now - CASE p.state
             WHEN 'draining' THEN coalesce(k.unseen_since, p.now)
-            ELSE coalesce(k.crossed_at, p.since) END))::float8
+            ELSE greatest(coalesce(k.crossed_at, p.since),
+                CASE WHEN k.unseen_since < p.undrained THEN NULL ELSE p.undrained END) END))::float8
     FROM parts CROSS JOIN p LEFT JOIN known k USING (direction, container, part)
     ORDER BY 1, 2, nullif(regexp_replace(parts.part, '[^0-9]', '', 'g'), '')::numeric, 3
 """
@@ -105,18 +112,18 @@ _SEEN = """
     ON CONFLICT (direction, container, part) DO UPDATE SET seen = excluded.seen,
         crossed_at = greatest(c.crossed_at, excluded.crossed_at),
         lag_s = CASE WHEN excluded.crossed_at < c.crossed_at THEN c.lag_s ELSE excluded.lag_s END,
-        unseen_since = CASE WHEN excluded.seen IS DISTINCT FROM c.written AND c.unseen_since IS NOT NULL
-            THEN greatest(c.unseen_since, excluded.crossed_at) END
+        unseen_since = CASE WHEN excluded.seen IS DISTINCT FROM c.written AND excluded.crossed_at < c.at
+            AND c.unseen_since IS NOT NULL THEN greatest(c.unseen_since, excluded.crossed_at) END
 """
 # What crossed in the future did so before a clock was put back. One who slept with an older epoch has written nothing.
 _WRITTEN = """
-    INSERT INTO crossfeed.canary AS c (direction, container, part, epoch, written, unseen_since, crossed_at)
-    SELECT 'to_postgres', %(container)s, id, %(epoch)s::bigint, etag, sent, sent
+    INSERT INTO crossfeed.canary AS c (direction, container, part, epoch, written, unseen_since, crossed_at, at)
+    SELECT 'to_postgres', %(container)s, id, %(epoch)s::bigint, etag, sent, sent, sent
     FROM unnest(%(ids)s::text[], %(etags)s::text[]) AS written(id, etag),
         to_timestamp(%(sent)s::float8) AS sent
     ORDER BY id
     ON CONFLICT (direction, container, part) DO UPDATE SET epoch = excluded.epoch, written = excluded.written,
-        at = clock_timestamp(),
+        at = excluded.at,
         crossed_at = least(clock_timestamp(), CASE WHEN c.epoch = excluded.epoch THEN c.crossed_at
             ELSE greatest(c.crossed_at, excluded.crossed_at) END),
         lag_s = CASE WHEN c.epoch = excluded.epoch OR c.crossed_at >= excluded.crossed_at THEN c.lag_s END,
@@ -135,11 +142,15 @@ _GONE = """
     WHERE (c.direction, c.container, c.part) = (gone.direction, gone.container, gone.part)
 """
 _DUE = """
-    SELECT wanted.container FROM crossfeed.phase p, unnest(%(containers)s::text[]) AS wanted(container)
-    WHERE p.phase = 1 AND p.state = 'steady' AND NOT EXISTS (
-        SELECT FROM crossfeed.canary c WHERE c.direction = 'to_postgres' AND c.container = wanted.container
-            AND c.epoch = p.epoch AND c.written IS NOT NULL
-            AND c.at BETWEEN clock_timestamp() - make_interval(secs => %(every_s)s) AND clock_timestamp())
+    SELECT wanted.container, coalesce(array_agg(c.part) FILTER (WHERE c.is_held), '{}')
+    FROM crossfeed.phase p CROSS JOIN unnest(%(containers)s::text[]) AS wanted(container) LEFT JOIN LATERAL (
+        SELECT part, at BETWEEN now - make_interval(secs => %(every_s)s) AND now AS is_fresh, unseen_since IS NOT NULL
+            AND at BETWEEN now - make_interval(secs => greatest(%(every_s)s, %(hold_s)s)) AND now AS is_held
+        FROM crossfeed.canary k, clock_timestamp() AS now
+        WHERE k.direction = 'to_postgres' AND k.container = wanted.container AND k.epoch = p.epoch
+            AND k.written IS NOT NULL) AS c ON true
+    WHERE %(always)s OR p.phase = 1 AND p.state = 'steady'
+    GROUP BY 1 HAVING NOT coalesce(bool_or(c.is_fresh) OR bool_and(c.is_held), false)
     ORDER BY 1
 """
 _CLOCK = "SELECT extract(epoch FROM clock_timestamp())::float8, epoch FROM crossfeed.phase"
@@ -162,6 +173,18 @@ async def read_canaries(connection: AsyncConnection) -> list[CanaryLag]:
     return [lag for lag, is_written in await _ages(connection) if is_written]
 
 
+def most_age_s(direction: Direction, max_lag_s: float, every_s: float) -> float:
+    """Return up to which age (CanaryLag) a direction is well whose changes are `max_lag_s` on their way at most.
+
+    To Cosmos DB one goes every `every_s`, whatever is on its way: the newest that crossed is one of those and its way
+    old. To Postgres the next is written when the last has come out (or `every_s` after it, if that is later), and found
+    to have: that takes up to `2 * every_s` where a timer does it once a minute. So shortly before it comes out, the
+    last one is two ways and that old.
+    """
+    age_s = max_lag_s + every_s
+    return 2 * age_s if direction is Direction.TO_POSTGRES else age_s
+
+
 async def canary_problems(
     connection: AsyncConnection, direction: Direction, max_lag_s: float, every_s: float
 ) -> list[str]:
@@ -170,7 +193,7 @@ async def canary_problems(
     Args:
         connection: to Postgres.
         direction: the caller's; nothing is said while another one is active.
-        max_lag_s: how late a canary may be, in seconds.
+        max_lag_s: how long one may be on its way, in seconds.
         every_s: seconds between two; 0: there are none.
 
     Raises:
@@ -178,9 +201,8 @@ async def canary_problems(
 
     """
     ages = await _ages(connection) if every_s else []
-    late = [
-        (lag, is_written) for lag, is_written in ages if lag.direction is direction and lag.age_s > max_lag_s + every_s
-    ]
+    most = most_age_s(direction, max_lag_s, every_s)
+    late = [(lag, is_written) for lag, is_written in ages if lag.direction is direction and lag.age_s > most]
     if not late:
         return []
     oldest, is_written = max(late, key=lambda item: item[0].age_s)
@@ -231,27 +253,33 @@ async def record_written(
         container: its name.
         mapped: the names of all mapped containers.
         carried: what they carry, from `clock_and_epoch`.
-        written: the `_etag` of each by its id; one for every feed range that there is.
+        written: the `_etag` of each by its id, empty where it was held; one for every feed range that there is.
 
     Raises:
         StoreUnavailableError: Postgres did not answer.
 
     """
     sent, epoch = carried
-    facts = {"container": container, "ids": list(written), "etags": list(written.values()), "sent": sent}
+    new = {id_: etag for id_, etag in written.items() if etag}
+    facts = {"container": container, "ids": list(new), "etags": list(new.values()), "sent": sent}
     await _rows(engine, _WRITTEN, {**facts, "epoch": epoch})
     await _rows(engine, _GONE, {"container": container, "ids": list(written), "mapped": list(mapped)})
 
 
-async def containers_due(engine: AsyncEngine, containers: Sequence[str], every_s: float) -> list[str]:
-    """Return those containers that want a canary for each of their feed ranges now; none where nobody mirrors them.
+async def containers_due(
+    engine: AsyncEngine, containers: Sequence[str], every_s: float, hold_s: float, *, always: bool = False
+) -> dict[str, list[str]]:
+    """Return those containers that want canaries for their feed ranges now, each with the ids of those that are held.
+
+    One is due after `every_s` seconds; one that has not come out is held for `hold_s` seconds. Only where a processor
+    mirrors, unless `always`.
 
     Raises:
         StoreUnavailableError: Postgres did not answer.
 
     """
-    found = await _rows(engine, _DUE, {"containers": list(containers), "every_s": every_s})
-    return [container for (container,) in found]
+    facts = {"containers": list(containers), "every_s": every_s, "hold_s": hold_s, "always": always}
+    return {row[0]: row[1] for row in await _rows(engine, _DUE, facts)}
 
 
 async def forget(engine: AsyncEngine, direction: Direction) -> None:

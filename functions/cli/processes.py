@@ -165,10 +165,12 @@ async def _reconciling(application: "Application", stop: asyncio.Event) -> "Asyn
 @asynccontextmanager
 async def _with_canaries(application: "Application", stop: asyncio.Event) -> "AsyncIterator[None]":
     """Write the canaries of feed ranges meanwhile."""
-    from changefeed.canaries import FeedCanaries  # noqa: PLC0415 - what `--help` need not load
+    from changefeed.canaries import HOLD_S, FeedCanaries  # noqa: PLC0415 - what `--help` need not load
 
+    settings = application.settings
     parts = application.engine, application.store, application.mappings, application.processor.leases
-    async with _beside(FeedCanaries(*parts, application.settings.canary_every_s).run(stop)):
+    hold_s = max(HOLD_S, settings.mirror_max_lag_s)
+    async with _beside(FeedCanaries(*parts, settings.canary_every_s, hold_s).run(stop)):
         yield
 
 

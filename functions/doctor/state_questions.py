@@ -8,11 +8,11 @@ from changefeed.progress import read_triggers
 from core.migration.parity_record import read_parity
 from core.phases import Phase
 from core.postgres.canaries import canary_problems, read_canaries
-from core.postgres.dead_letters import Direction
 from core.postgres.failures import translated
 from core.postgres.switch_record import pending_switch
 from functions.doctor.findings import Examined, Finding, Level, answer, skipped
 from functions.page.holders import read_holders
+from functions.page.problems import limits_of
 from functions.phase_facts import read_problems
 from outbox.status import OutboxStatus, read_status
 
@@ -147,7 +147,7 @@ async def ask_mirror(installed: Installed) -> Examined:
         async with installed.engine.connect() as connection:
             holders, triggers = await read_holders(connection), await read_triggers(connection)
     most = installed.settings.functions_max_lag_s
-    by_triggers = {item.container for item in triggers.canaries if max(item.unseen_s, item.written_s) <= most}
+    by_triggers = {item.container for item in triggers.canaries if item.unseen_s <= most and item.written_s <= 2 * most}
     unread = [name for name in installed.mappings.containers if not _is_read(holders, name) and name not in by_triggers]
     is_follower = installed.phase.phase is Phase.DUAL_WRITE_COSMOS_READ
     findings = [
@@ -181,12 +181,11 @@ def _is_read(holders: Holders, container: str) -> bool:
 async def ask_canaries(installed: Installed) -> Examined:
     """Whether what is written on one side comes out on the other, measured end to end."""
     settings, phase = installed.settings, installed.phase.phase
-    most = {Direction.TO_COSMOS: settings.relay_max_lag_s, Direction.TO_POSTGRES: settings.mirror_max_lag_s}
     problems = []
     with translated("reading the canaries"):
         async with installed.engine.connect() as connection:
             canaries = await read_canaries(connection)
-            for direction, max_lag_s in most.items():
+            for direction, max_lag_s in limits_of(await read_triggers(connection), settings).items():
                 problems += await canary_problems(connection, direction, max_lag_s, settings.canary_every_s)
     findings = [
         Finding(

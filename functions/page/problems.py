@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
+from core.postgres.canaries import most_age_s
 from core.postgres.dead_letters import Direction
 from core.postgres.samples import BIN_S
 from functions.page.spelling import count_of, duration
@@ -13,6 +14,7 @@ from functions.page.spelling import count_of, duration
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from changefeed.progress import TriggerStatus
     from core.postgres.samples import Series
     from core.settings import Settings
     from functions.page.overview import Overview
@@ -60,9 +62,9 @@ def problems_of(overview: Overview, settings: Settings) -> tuple[Problem, ...]:
     return tuple(sorted(found, key=lambda problem: problem.severity is not Severity.BROKEN))
 
 
-def limits_of(overview: Overview, settings: Settings) -> dict[Direction, float]:
+def limits_of(triggers: TriggerStatus, settings: Settings) -> dict[Direction, float]:
     """Return how many seconds each direction may be behind: what readiness calls too much."""
-    to_postgres = settings.functions_max_lag_s if overview.triggers.progress else settings.mirror_max_lag_s
+    to_postgres = settings.functions_max_lag_s if triggers.progress else settings.mirror_max_lag_s
     return {Direction.TO_COSMOS: settings.relay_max_lag_s, Direction.TO_POSTGRES: to_postgres}
 
 
@@ -102,11 +104,15 @@ def _of_lag(overview: Overview, settings: Settings) -> Iterator[Problem]:
     if oldest_s > settings.relay_max_lag_s:
         what = f"the oldest change for Cosmos DB has waited {duration(oldest_s)}"
         yield Problem(Severity.BROKEN, what, "crossfeed outbox status")
-    lag_s, limits = overview.lag_s(Direction.TO_POSTGRES) or 0.0, limits_of(overview, settings)
+    lag_s, limits = overview.lag_s(Direction.TO_POSTGRES) or 0.0, limits_of(overview.triggers, settings)
     if overview.active is Direction.TO_POSTGRES and lag_s > limits[Direction.TO_POSTGRES]:
         what = f"the oldest change for Postgres has waited {duration(lag_s)}"
         yield Problem(Severity.BROKEN, what, "crossfeed doctor")
-    late = [one for one in overview.canaries if one.age_s > limits[one.direction] + settings.canary_every_s]
+    late = [
+        one
+        for one in overview.canaries
+        if one.age_s > most_age_s(one.direction, limits[one.direction], settings.canary_every_s)
+    ]
     if late and oldest_s <= settings.relay_max_lag_s:
         oldest = max(late, key=lambda one: one.age_s)
         more = f", nor have {len(late) - 1} others" if len(late) > 1 else ""

@@ -117,7 +117,7 @@ def _flow(overview: Overview, settings: Settings) -> Markup:
     if direction is None:
         return Markup('<div class="flow none"><span class="quiet">nothing crosses</span></div>')
     lag_s = overview.lag_s(direction)
-    is_late = lag_s is not None and lag_s > limits_of(overview, settings)[direction]
+    is_late = lag_s is not None and lag_s > limits_of(overview.triggers, settings)[direction]
     return Markup('<div class="flow {} {}"><b>{}</b>{}<span class="quiet">{}</span></div>').format(
         direction.value,
         "late" if is_late else "",
@@ -156,7 +156,7 @@ def _next(step: NextStep) -> Markup:
 
 def flows(overview: Overview, settings: Settings) -> Markup:
     """Render lag and throughput of a direction that has something to carry, and of the other if it is followed."""
-    limits = limits_of(overview, settings)
+    limits = limits_of(overview.triggers, settings)
     shown = [
         direction
         for direction, series in overview.series.items()

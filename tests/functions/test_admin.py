@@ -59,10 +59,13 @@ async def test_health_follows_a_canary_through_every_feed_range(installation: In
     status, body = await installation.worker.request("health")
     assert (status, body) == (200, {"ready": True, "problems": []})
 
+    await _sql(installation, "UPDATE crossfeed.canary SET at = at - interval '400 s'")
+    status, body = await installation.worker.request("health")
+    assert (status, body) == (200, {"ready": True, "problems": []}), "none is written while one is on its way"
     await _sql(installation, "UPDATE crossfeed.canary SET at = at - interval '1 hour'")
     status, body = await installation.worker.request("health")
     assert status == 503
-    assert any("no canary was written to 'Accounts' for 36" in problem for problem in body["problems"])
+    assert any("no canary was written to 'Accounts' for 40" in problem for problem in body["problems"])
 
 
 async def test_a_range_that_stands_still_is_not_hidden_by_the_others(installation: Installation) -> None:

@@ -156,14 +156,21 @@ async def _unseen_s(runtime: Runtime) -> float:
     return next(item.unseen_s for item in facts.triggers.canaries if item.container == "Accounts")
 
 
-async def _age(installation: Installation) -> None:
+async def _forget(installation: Installation) -> None:
     async with installation.engine.begin() as connection:
-        await connection.exec_driver_sql("UPDATE crossfeed.canary SET unseen_since = unseen_since - interval '1 hour'")
+        await connection.exec_driver_sql("DELETE FROM crossfeed.canary")
+
+
+async def _age(installation: Installation) -> None:
+    hour_ago = "unseen_since = unseen_since - interval '1 hour', at = at - interval '1 hour'"
+    async with installation.engine.begin() as connection:
+        await connection.exec_driver_sql(f"UPDATE crossfeed.canary SET {hour_ago}")
 
 
 async def test_the_feed_of_deletes_does_not_hide_that_the_other_one_stands_still(
     installation: Installation, runtime: Runtime
 ) -> None:
+    await _forget(installation)
     await write_all_canaries(runtime)
     await _age(installation)
     shown = await _canaries(installation)
@@ -180,9 +187,29 @@ async def test_the_feed_of_deletes_does_not_hide_that_the_other_one_stands_still
     assert await _unseen_s(runtime) == 0
 
 
+async def test_the_timer_leaves_a_canary_alone_that_may_be_on_its_way(
+    installation: Installation, runtime: Runtime
+) -> None:
+    await _forget(installation)
+    await write_all_canaries(runtime)
+    before = await _canaries(installation)
+    await write_all_canaries(runtime)
+    assert await _canaries(installation) == before
+    await take(runtime, _TRIGGER, json.dumps(before), 0)
+    await write_all_canaries(runtime)
+    after = await _canaries(installation)
+    assert {item["_etag"] for item in after}.isdisjoint(item["_etag"] for item in before)
+    await _age(installation)
+    await write_all_canaries(runtime)
+    lost = {item["_etag"] for item in after}
+    assert lost.isdisjoint(item["_etag"] for item in await _canaries(installation)), "it must be lost"
+    await take(runtime, _TRIGGER, json.dumps(await _canaries(installation)), 0)
+
+
 async def test_a_feed_that_is_always_one_canary_late_is_not_taken_for_one_that_stands_still(
     installation: Installation, runtime: Runtime
 ) -> None:
+    await _forget(installation)
     await write_all_canaries(runtime)
     before = await _canaries(installation)
     await _age(installation)

@@ -12,7 +12,9 @@ from changefeed.feed_leases import FeedLease, FeedLeases
 from core.cosmos.feed import FeedRange
 from core.phases import Phase
 from core.postgres.dead_letters import Direction
-from core.postgres.phases import open_phase
+from core.postgres.phases import open_phase, read_phase
+from functions.doctor.patient import Installed
+from functions.doctor.state_questions import ask_canaries
 from functions.mirror_readiness import MirrorReadiness
 from functions.readiness import Readiness
 from tests.integration.canary_steps import (
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 
 TO_POSTGRES = """
     INSERT INTO crossfeed.canary (direction, container, part, epoch, written, crossed_at)
-    SELECT 'to_postgres', 'Accounts', 'crossfeed-canary-' || n, 2, 'e', now() - make_interval(secs => 10 + n * 10)
+    SELECT 'to_postgres', 'Accounts', 'crossfeed-canary-' || n, 2, 'e', now() - make_interval(secs => 10 + n * 20)
     FROM generate_series(0, 11) AS n
 """
 
@@ -101,10 +103,28 @@ async def test_a_mirror_is_ready_as_long_as_the_oldest_canary_is_young_enough(
     await give_ranges(engine, "mirror/Accounts", 1)
     await rows(engine, TO_POSTGRES)
     assert await of_mirror(judging, engine, cosmos) == (
-        "the canary of Accounts 11 has not crossed for 120 s, nor 3 others",
+        "the canary of Accounts 11 has not crossed for 230 s, nor 2 others",
     )
-    await rows(engine, "DELETE FROM crossfeed.canary WHERE crossed_at < now() - interval '80 s'")
+    await rows(engine, "DELETE FROM crossfeed.canary WHERE crossed_at < now() - interval '180 s'")
     assert await of_mirror(judging, engine, cosmos) == ()
+
+
+async def test_the_doctor_allows_triggers_what_health_allows_them(
+    judging: Settings, mappings: Mappings, engine: AsyncEngine
+) -> None:
+    await make_primary(engine, Phase.DUAL_WRITE_COSMOS_READ)
+    await rows(engine, TO_POSTGRES)
+    async with engine.connect() as connection:
+        installed = Installed(judging, engine, mappings, None, await read_phase(connection))
+    assert "has not crossed for 230 s" in (await ask_canaries(installed)).findings[0].what
+    await rows(
+        engine,
+        "INSERT INTO crossfeed.trigger_progress (function, container, batches, documents, newest_ts)"
+        " VALUES ('f', 'Accounts', 1, 1, 1)",
+    )
+    assert (await ask_canaries(installed)).findings == ()
+    await age(engine, 500)
+    assert len((await ask_canaries(installed)).findings) == 1
 
 
 async def test_a_mirror_is_not_ready_when_nobody_has_written_a_canary_for_too_long(
@@ -112,7 +132,7 @@ async def test_a_mirror_is_not_ready_when_nobody_has_written_a_canary_for_too_lo
 ) -> None:
     await make_primary(engine, Phase.DUAL_WRITE_COSMOS_READ)
     await give_ranges(engine, "mirror/Accounts", 1)
-    await rows(engine, "UPDATE crossfeed.phase_history SET at = at - interval '2 minutes'")
+    await rows(engine, "UPDATE crossfeed.phase_history SET at = at - interval '4 minutes'")
     assert await of_mirror(judging, engine, cosmos) == (), "the triggers may read it, and their health says so"
     await rows(
         engine,
@@ -120,7 +140,7 @@ async def test_a_mirror_is_not_ready_when_nobody_has_written_a_canary_for_too_lo
         " VALUES (gen_random_uuid(), 'p', ARRAY['mirror/Accounts', 'consumers/x'], 60, now() + interval '60 s')",
     )
     [said] = await of_mirror(judging, engine, cosmos)
-    assert said.startswith("the canary of Accounts has not been written for 12")
+    assert said.startswith("the canary of Accounts has not been written for 24")
 
 
 async def test_what_cosmos_db_did_not_take_is_tried_again_before_the_next_is_due(

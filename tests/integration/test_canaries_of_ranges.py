@@ -194,14 +194,14 @@ async def test_a_range_that_stands_still_is_not_hidden_by_the_others(steps: Step
     await _write(steps)
     ids = await rows(steps.engine, "SELECT part FROM crossfeed.canary ORDER BY part")
     assert len(ids) > 1
-    await age(steps.engine, 100)
+    await age(steps.engine, 200)
     sent, _ = await clock_and_epoch(steps.engine)
     await _show(steps, *(SeenCanary(id_, "e", sent) for id_ in ids[1:]))
     found = await known(steps.engine)
-    assert found[f"Accounts {ids[0].rpartition('-')[2]}"].age_s >= 100
-    assert sorted(one.age_s >= 100 for one in found.values()) == [False] * (len(ids) - 1) + [True]
+    assert found[f"Accounts {ids[0].rpartition('-')[2]}"].age_s >= 200
+    assert sorted(one.age_s >= 200 for one in found.values()) == [False] * (len(ids) - 1) + [True]
     [said] = await problems(steps.engine, Direction.TO_POSTGRES)
-    assert said.startswith(f"the canary of Accounts {ids[0].rpartition('-')[2]} has not crossed for 10")
+    assert said.startswith(f"the canary of Accounts {ids[0].rpartition('-')[2]} has not crossed for 20")
     assert await problems(steps.engine, Direction.TO_COSMOS) == []
     assert await problems(steps.engine, Direction.TO_POSTGRES, every_s=0) == []
 

@@ -11,6 +11,7 @@ from core.errors import ConflictError
 from core.phases import Phase
 from outbox.relay import Relay
 from outbox.replay import replay
+from tests.integration.canary_steps import Target, relay_of
 from tests.integration.log_steps import SIZE, begin_small, events, pass_all, rows, states, upkeep
 from tests.integration.relay_steps import MemorySink, connect, make_primary, run
 
@@ -48,6 +49,29 @@ async def test_what_was_written_since_is_sent_again_by_the_relay_and_nothing_old
     assert (done.messages, done.documents, done.kinds) == (2, 2, ("states",))
     await Relay(settings, mappings, engine, lost).drain()
     assert {identity.id for identity in lost.states} == {"new", "newest"}
+
+
+async def test_canaries_are_no_messages_and_rewind_nothing(
+    engine: AsyncEngine, settings: Settings, mappings: Mappings
+) -> None:
+    await make_primary(engine)
+    often = settings.model_copy(update={"canary_every_s": 60.0, "relay_lease_s": 60.0})
+    relay = relay_of(often, mappings, engine, Target())
+    await relay.leases.renew()
+    await relay._canaries.write()
+    async with engine.connect() as connection:
+        assert await rows(connection, "SELECT count(*)::int FROM crossfeed.outbox") == [(32,)]
+    assert (await replay(engine, HOUR, events=True, dry_run=False)).messages == 0
+    async with engine.connect() as connection:
+        assert await rows(connection, "SELECT count(*)::int FROM crossfeed.slot WHERE owner IS NOT NULL") == [(32,)]
+    await run(engine, INSERT.format("late"))
+    done = await replay(engine, HOUR, events=True, dry_run=False)
+    assert (done.messages, done.documents) == (1, 1)
+    cursor = "SELECT DISTINCT pg_snapshot_xmax(seen)::text FROM crossfeed.slot"
+    message = "SELECT xid::text FROM crossfeed.outbox WHERE id = 'late'"
+    async with engine.connect() as connection:
+        slots, written = await rows(connection, cursor), await rows(connection, message)
+    assert all(int(seen) <= int(written[0][0]) for (seen,) in slots)
 
 
 async def test_what_was_not_sent_yet_stays_unsent_and_owners_lose_their_slots(

@@ -14,6 +14,8 @@ import typer
 import yaml
 
 from core.metric_catalog import CATALOG
+from core.postgres.canaries import most_age_s
+from core.postgres.dead_letters import Direction
 from core.settings import Settings
 from functions.cli import app
 from tests.promql import read
@@ -28,9 +30,13 @@ BOARD: dict[str, Any] = json.loads((ROOT / "deploy/grafana/crossfeed.json").read
 BY_NAME = {rule["alert"]: rule for rule in RULES}
 
 
-def threshold_of(name: str) -> float:
+def threshold_of(name: str, arm: str | None = None) -> float:
+    """Return what a rule compares with; of one that is an `or`, on this side (`lhs`, `rhs`)."""
     expression = promql_parser.parse(BY_NAME[name]["expr"])
     assert isinstance(expression, promql_parser.BinaryExpr)
+    if arm is not None:
+        expression = getattr(expression, arm)
+        assert isinstance(expression, promql_parser.BinaryExpr)
     assert isinstance(expression.rhs, promql_parser.NumberLiteral)
     return expression.rhs.val
 
@@ -75,7 +81,9 @@ def test_thresholds_that_follow_settings_follow_their_defaults() -> None:
     defaults = {name: field.default for name, field in Settings.model_fields.items()}
     max_lag_s = defaults["relay_max_lag_s"]
     assert max_lag_s == defaults["mirror_max_lag_s"]
-    assert threshold_of("CrossfeedDoesNotCross") == max_lag_s + defaults["canary_every_s"]
+    for arm, direction in (("lhs", Direction.TO_COSMOS), ("rhs", Direction.TO_POSTGRES)):
+        most_s = most_age_s(direction, max_lag_s, defaults["canary_every_s"])
+        assert threshold_of("CrossfeedDoesNotCross", arm) == most_s
     assert threshold_of("CrossfeedFallsBehind") == max_lag_s / 2
     assert threshold_of("CrossfeedTriggerFails") < defaults["functions_max_lag_s"]
     for name in ("CrossfeedSlotsUnowned", "CrossfeedFeedRangesUnowned"):

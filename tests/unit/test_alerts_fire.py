@@ -25,8 +25,14 @@ CASES: dict[str, tuple[Series, Series]] = {
     "CrossfeedIsSilent": ({"up": "1x120"}, {"crossfeed_ready": "0x120"}),
     "CrossfeedNotReady": ({"crossfeed_ready": "1x100 0x20"}, {"crossfeed_ready": "1x108 0x20"}),
     "CrossfeedDoesNotCross": (
-        {'crossfeed_canary_age_seconds{direction="to_cosmos"}': "91x120"},
-        {'crossfeed_canary_age_seconds{direction="to_cosmos"}': "89x120"},
+        {
+            'crossfeed_canary_age_seconds{direction="to_cosmos"}': "91x120",
+            'crossfeed_canary_age_seconds{direction="to_postgres"}': "179x120",
+        },
+        {
+            'crossfeed_canary_age_seconds{direction="to_cosmos"}': "89x120",
+            'crossfeed_canary_age_seconds{direction="to_postgres"}': "179x120",
+        },
     ),
     "CrossfeedFallsBehind": (
         {'crossfeed_lag_seconds{direction="to_cosmos"}': "31x120"},
