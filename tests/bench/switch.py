@@ -146,7 +146,7 @@ async def _mirrored(engine: AsyncEngine, accounts: int) -> None:
 async def _step(settings: Settings, way: str, *options: str) -> None:
     process = await asyncio.create_subprocess_exec(
         *(str(Path(sys.executable).with_name("crossfeed")), "phase", way, "--json"),
-        *("--foreign-quiet", "0", "--settle", "2", *options) if way == "advance" else ("--settle", "2"),
+        *("--foreign-quiet", "0", "--settle", "2", *options),
         env={**os.environ, **environment_of(settings)},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
